@@ -124,13 +124,38 @@ def test_simulate_gitlab_can_be_added_and_changed(tmp_path: Path) -> None:
     assert "Fixed in the next version." in found["7#1"].text
 
 
-def test_simulate_gitlab_prints_lines_for_flowbed_toml() -> None:
-    with simulating("--provider", "gitlab", "--provider", "cohere") as process:
+def test_simulate_slack_can_be_added_and_changed(tmp_path: Path) -> None:
+    """The location that is printed is that of a workspace, in which a request posts a reply."""
+    with simulating("--provider", "slack", "--json") as process:
+        told = json.loads(output(process.stdout).readline())["simulators"]["slack"]
+        change = {"do": "post", "channel": "C1", "text": "Look at the log first."}
+        assert ask(f"{told['url']}/_simulator/do", change) == 200
+        assert ask(f"{told['url']}/_simulator/do", {"do": "advance", "seconds": 3_600}) == 200
+        assert ask(f"{told['url']}/_simulator/do", {"do": "burn"}) == 400
+        source = open_source(
+            "slack",
+            told["location"],
+            folder=tmp_path,
+            options={},
+            clock=FixedClock(),
+            token="any",  # noqa: S106 - any will do
+        )
+        found = {entry.document: entry.read() for entry in entries(asyncio.run(pages(source)))}
+    assert "C1/t/1767600000.000001" in found
+    assert "Look at the log first." in found["C1/d/2026-01-05"].text
+
+
+def test_simulate_sources_print_lines_for_flowbed_toml() -> None:
+    with simulating("--provider", "gitlab", "--provider", "slack", "--provider", "cohere") as process:
         assert "Ctrl-C" in output(process.stderr).readline()
         process.send_signal(signal.SIGINT)
         lines, _ = process.communicate()
     tables = tomllib.loads(lines)
-    assert tables["sources"]["tracker"]["kind"] == "gitlab"
+    assert {name: each["kind"] for name, each in tables["sources"].items()} == {
+        "tracker": "gitlab",
+        "team": "slack",
+    }
+    assert "export SLACK_TOKEN=" in lines
     assert set(tables["providers"]) == {"cohere"}
 
 

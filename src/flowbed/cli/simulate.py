@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 # Azure and OpenAI share one section of flowbed.toml, so Azure is simulated only when it is named.
 DEFAULT = ("openai", "voyage", "cohere", "huggingface")
 # What the source of a simulator is called in the lines for flowbed.toml, and where it is below the address.
-SOURCES = {"gitlab": ("tracker", "/web/app")}
+SOURCES = {"gitlab": ("tracker", "/web/app"), "slack": ("team", "/api")}
+# What has to be set to read from them: any token will do.
+TOKENS = {"slack": "export SLACK_TOKEN=xoxb-simulated"}
 Rate = Annotated[int | None, typer.Option(min=1, help="A limit per minute and key; default: none.")]
 
 
@@ -29,7 +31,7 @@ def simulate(
     provider: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="openai, azure, voyage, cohere, huggingface or gitlab; repeatable."
+            metavar="NAME", help="openai, azure, voyage, cohere, huggingface, gitlab or slack; repeatable."
         ),
     ] = None,
     port: Annotated[
@@ -56,7 +58,7 @@ def simulate(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Serve simulators of embedding providers, or of GitLab, on 127.0.0.1, and print the lines for flowbed.toml."""
+    """Serve simulators of embedding providers, GitLab or Slack on 127.0.0.1, and print the lines for flowbed.toml."""
     from flowbed.testing.simulators import Limits, Simulator  # loaded by the command that needs it
     from flowbed.testing.simulators.faults import read_fault
     from flowbed.testing.simulators.serving.process import run
@@ -92,6 +94,10 @@ def simulate(
         from flowbed.testing.simulators.sources.gitlab import sample
 
         simulators["gitlab"] = sample()
+    if "slack" in names:
+        from flowbed.testing.simulators.sources.slack import sample as sample_workspace
+
+        simulators["slack"] = sample_workspace()
     run(_serve(simulators, port, as_json=as_json))
 
 
@@ -106,7 +112,9 @@ async def _serve(simulators: Mapping[str, Any], port: int, *, as_json: bool) -> 
         urls: dict[str, str] = {}
         for index, (name, simulator) in enumerate(simulators.items()):
             try:
-                urls[name] = await stack.enter_async_context(running(simulator, port=port and port + index))
+                # Those of sources have a clock of their own.
+                served = running(simulator, port=port and port + index, dated=name not in SOURCES)
+                urls[name] = await stack.enter_async_context(served)
             except OSError as error:
                 raise Misconfigured(
                     f"port {port + index} is not available ({error.strerror}); choose another with --port"
@@ -151,6 +159,8 @@ def _show(urls: Mapping[str, str], *, as_json: bool) -> None:
 def _show_source(name: str, url: str) -> None:
     source, below = SOURCES[name]
     say(f"# A simulator of {name}; POST {url}/_simulator/do changes what it has")
+    if name in TOKENS:
+        say(f"# {TOKENS[name]}")
     say(f"[sources.{source}]")
     say(f"kind = {json.dumps(name)}")
     say(f"location = {json.dumps(url + below)}")

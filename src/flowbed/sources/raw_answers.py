@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from flowbed.records import Problem
 from flowbed.storage.atomic import make_private_file
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class RawAnswers:
         """Open or create the file, which only its owner may read."""
         make_private_file(file)
         self._database = sqlite3.connect(file, timeout=PATIENCE)
+        # Only a crash of the machine can lose the last answers, and it loses them whole.
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = NORMAL")
         self._database.executescript(SCHEMA)
 
     def close(self) -> None:
@@ -72,7 +76,28 @@ class RawAnswers:
         """Return the documents that there are answers for."""
         return {str(row[0]) for row in self._database.execute("SELECT document FROM answers")}
 
+    def answer(self, document: str) -> Any:  # any JSON value
+        """Return the answer for a document, None if there is none."""
+        row = self._database.execute("SELECT body FROM answers WHERE document = ?", (document,)).fetchone()
+        return orjson.loads(zlib.decompress(row[0])) if row else None
+
     def answers(self) -> Iterator[tuple[str, Any]]:
         """Yield every document and its answer, in order of the documents."""
         for document, body in self._database.execute("SELECT document, body FROM answers ORDER BY document"):
             yield document, orjson.loads(zlib.decompress(body))
+
+
+def opened(file: Path | None, vendor: str) -> tuple[RawAnswers | None, Problem | None]:
+    """Open a file of raw answers; without it a fetch from the beginning takes longer, and the problem says why."""
+    if file is None:
+        return None, None
+    try:
+        return RawAnswers(file), None
+    except (sqlite3.Error, OSError) as error:
+        return None, unkept(file, vendor, error)
+
+
+def unkept(file: Path, vendor: str, error: Exception) -> Problem:
+    """Return the problem of a file that cannot be written."""
+    reason = f"answers of {vendor} cannot be kept for later ({error}): delete the file, or make its folder writable"
+    return Problem(subject=str(file), reason=reason, skipped=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -25,7 +27,7 @@ FAULTS = {
 CHANNELS = ("C1", "C2")
 
 CHANGES = ("post", "reply", "broadcast", "edit", "delete")
-EVENTS = ("lose", "join", "archive", *FAULTS)
+EVENTS = ("lose", "join", "archive", "slow", "reset", *FAULTS)
 CHANGE = st.tuples(st.sampled_from(CHANGES), st.sampled_from(CHANNELS), st.integers(0, 9))
 EVENT = st.tuples(st.sampled_from(EVENTS), st.sampled_from(CHANNELS), st.integers(1, 3))
 WAIT = st.tuples(st.just("wait"), st.just(""), st.sampled_from([1, 30, 24 * 5, 24 * 40]))
@@ -54,6 +56,10 @@ async def happen(workspace: SlackWorkspace, reader: Reader, step: tuple[str, str
         workspace.channels[channel].member = do == "join"
     elif do == "archive":
         workspace.channels[channel].archived = True
+    elif do == "slow":
+        reader.simulator.slow = not reader.simulator.slow
+    elif do == "reset":
+        reader.cursor = ""
     else:
         say(workspace, do, channel, number)
 
@@ -92,20 +98,27 @@ async def lived(steps: list[tuple[str, str, int]]) -> tuple[dict[str, Any], dict
     workspace = SlackWorkspace()
     for each in CHANNELS:
         workspace.add_channel(each, each.lower())
-    async with reading(workspace, page=3, lookback=1) as reader:
+    with TemporaryDirectory() as folder:
+        return await _lived(workspace, steps, Path(folder))
+
+
+async def _lived(
+    workspace: SlackWorkspace, steps: list[tuple[str, str, int]], folder: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    async with reading(workspace, page=3, lookback=1, minutes=2, raw=folder / "raw.db") as reader:
         for name in CHANNELS * 2:
             workspace.post(name, "hello")
         for step in steps:
             await happen(workspace, reader, step)
             workspace.now += 60
-        reader.simulator.faults = []
+        reader.simulator.faults, reader.simulator.slow = [], False
         for channel in workspace.channels.values():
             channel.member = True
         # Each fetch checks a slice of what is older than the look-back, and threads once a day.
         for _ in range(6 + sum(len(each.messages) for each in workspace.channels.values())):
             workspace.now += 25 * HOUR
             await reader.fetch()
-        fresh = Reader(reader.simulator, reader.source)
+        fresh = Reader(reader.simulator, replace(reader.source, raw=None))
         await fresh.fetch()
     return reader.documents, fresh.documents
 

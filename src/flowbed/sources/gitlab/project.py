@@ -18,7 +18,7 @@ from flowbed.sources.gitlab.links import linked_in_project, place
 from flowbed.sources.gitlab.position import Position
 from flowbed.sources.gitlab.rendering import REVISION, Rendering, document, identity
 from flowbed.sources.paging import PAGE_ENTRIES
-from flowbed.sources.raw_answers import RawAnswers
+from flowbed.sources.raw_answers import RawAnswers, opened, unkept
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -63,7 +63,7 @@ class Project:
         """
         options = f"{REVISION} {self.rendering}"
         http = open_http(self.base_url, self.token)
-        raw, failure = self._raw_answers()
+        raw, failure = opened(self.raw, "GitLab")
         try:
             position = stored.read(cursor, options)
             kept = _kept(raw, str(self.rendering)) if raw and not position.number else Position()
@@ -94,15 +94,6 @@ class Project:
             found[1], found[2], stored.parsed(cursor), confidential=self.rendering.confidential
         )
 
-    def _raw_answers(self) -> tuple[RawAnswers | None, Problem | None]:
-        """Open the file of raw answers; without it, a fetch from the beginning only takes longer."""
-        if self.raw is None:
-            return None, None
-        try:
-            return RawAnswers(self.raw), None
-        except (sqlite3.Error, OSError) as error:
-            return None, _unkept(self.raw, error)
-
 
 def _kept(raw: RawAnswers, options: str) -> Position:
     """Return the position of the raw answers, where they have all documents before it."""
@@ -111,13 +102,6 @@ def _kept(raw: RawAnswers, options: str) -> Position:
         return position if position.documents() <= raw.documents() else Position()
     except sqlite3.Error:
         return Position()  # what is damaged is replaced by what GitLab answers now
-
-
-def _unkept(file: Path, error: Exception) -> Problem:
-    reason = (
-        f"answers of GitLab cannot be kept for later ({error}): delete the file, or make its folder writable"
-    )
-    return Problem(subject=str(file), reason=reason, skipped=True)
 
 
 @dataclass(kw_only=True)
@@ -233,7 +217,7 @@ class _Reading:
             write(self.raw)
         except sqlite3.Error as error:
             self.raw = None
-            self.problems.append(_unkept(self.source.raw, error))
+            self.problems.append(unkept(self.source.raw, "GitLab", error))
 
     async def _changed(self, kind: str) -> AsyncIterator[Page]:
         """Read what changed since the last fetch."""

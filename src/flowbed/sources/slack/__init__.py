@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import time
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from flowbed.sources import Source
 
 KNOWN = ("channels", "url")
-OVER_HTTP = ("channels", "lookback", "page")
+OVER_HTTP = ("channels", "lookback", "minutes", "page")
 
 API = "https://slack.com/api"
 
@@ -24,6 +26,8 @@ DAY = 86_400  # seconds
 LOOKBACK_DAYS = 7
 # Slack's most for internal apps is 999, and it advises fewer.
 PAGE, LARGEST_PAGE = 200, 999
+# A fetch ends after this time and the next one goes on: the past of a workspace may take days.
+MINUTES = 60
 
 
 def open_slack(
@@ -38,29 +42,35 @@ def open_slack(
 
     `channels` are the names or ids of those to read (default: all of an export; those that the app is in). Of an
     export, `url` is the address of the workspace, with which links begin (`https://acme.slack.com`). Over the API,
-    `lookback` is how many days are listed again each time, and `page` how many messages are requested at once.
+    `lookback` is how many days are listed again each time, `page` how many messages are requested at once, and
+    `minutes` after how long a run stops reading, for the next one to go on.
 
     Raises:
         Misconfigured: an option is unknown or invalid.
     """
     if "://" in location:
-        return _open_web(location, options, token)
+        return _open_web(location, folder, options, token)
     return _open_export(location, folder, options, clock)
 
 
-def _open_web(location: str, options: Mapping[str, object], token: str) -> Source:
+def _open_web(location: str, folder: Path, options: Mapping[str, object], token: str) -> Source:
+    from flowbed.sources.raw_answers import RAW
     from flowbed.sources.slack.web import SlackOptions, Web
 
     values = SourceOptions("slack", options, OVER_HTTP)
+    address = API if location.startswith("slack://") else location
     return Web(
-        location=API if location.startswith("slack://") else location,
+        location=address,
         token=token,
         options=SlackOptions(
             channels=_channels(values),
             lookback=values.positive_integer("lookback", LOOKBACK_DAYS) * DAY,
             page=min(values.positive_integer("page", PAGE), LARGEST_PAGE),
+            seconds=values.positive_integer("minutes", MINUTES) * 60.0,
         ),
+        raw=folder / RAW / f"slack-{hashlib.sha256(address.encode()).hexdigest()[:16]}.db",
         sleep=asyncio.sleep,
+        monotonic=time.monotonic,
     )
 
 

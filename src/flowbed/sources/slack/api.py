@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -11,9 +11,10 @@ from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.http.client import HttpClient
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from flowbed.http.client import HttpResponse
+    from flowbed.sources.slack.pacing import Pacing
 
 # The next attempts of a call wait this many seconds (Slack's own advice goes first); after that the fetch ends.
 WAITS = (1.0, 2.0, 5.0, 15.0, 30.0)
@@ -69,20 +70,28 @@ class SlackRefusal(Rejected):
         self.code = code
 
 
+class NoAnswer(Transient):
+    """A call failed several times; `alone` says that no other call was answered meanwhile."""
+
+    def __init__(self, message: str, *, alone: bool) -> None:
+        """Say whether other calls were answered."""
+        super().__init__(message)
+        self.alone = alone
+
+
 @dataclass(kw_only=True)
 class SlackApi:
-    """The Web API with one token; `sleep` waits.
+    """The Web API with one token; `pacing` waits.
 
     A call that fails is tried again after each of `waits` (seconds); without any it is tried once.
 
-    `calls` counts the requests of each method, `limited` the seconds that Slack made it wait.
+    `answers` counts the calls that were answered, `date` is Slack's time of the last one, in seconds since 1970.
     """
 
     http: HttpClient
-    sleep: Callable[[float], Awaitable[None]]
+    pacing: Pacing
     waits: Sequence[float] = WAITS
-    calls: dict[str, int] = field(default_factory=dict)
-    limited: float = 0.0
+    answers: int = 0
     date: int = 0
 
     async def call(self, method: str, **arguments: Any) -> dict[str, Any]:
@@ -91,33 +100,35 @@ class SlackApi:
         Raises:
             SlackRefusal: Slack refuses this channel, thread or position.
             Misconfigured: Slack refuses the token, or the answer is none of Slack's.
-            Transient: it failed several times; the same call may succeed later.
+            NoAnswer: it failed several times; the same call may succeed later.
         """
         path = f"/{method}?{urlencode({name: value for name, value in arguments.items() if value != ''})}"
         failures = limited = 0
+        before = self.answers
         while True:
-            self.calls[method] = self.calls.get(method, 0) + 1
+            await self.pacing.turn(method)
             try:
                 response = await self.http.get(path, limit=LARGEST_PAGE)
                 answer, code = self._read(method, response)
                 if answer is not None:
+                    self.answers += 1
+                    self.pacing.answered(method, len(answer.get("messages") or ()))
                     return answer
                 reason = f"{self.http.label} answers {method} with {code}"
                 wait = response.retry_after
                 is_limit = response.status == TOO_MANY or code in {"ratelimited", "rate_limited"}
             except Transient as error:
                 reason, wait, is_limit = str(error), None, False
-            if is_limit:
-                limited += 1
-                wait = DEFAULT_WAIT if wait is None else wait
-                self.limited += wait
-            else:
-                failures += 1
+            limited, failures = limited + is_limit, failures + (not is_limit)
             if failures > len(self.waits) or limited > (MOST_LIMITED if self.waits else 0):
-                raise Transient(
-                    f"{reason}; what was read before is kept, and the next run goes on from there"
+                raise NoAnswer(
+                    f"{reason}; what was read before is kept, and the next run goes on from there",
+                    alone=self.answers == before,
                 )
-            await self.sleep(wait if wait is not None else self.waits[failures - 1])
+            if is_limit:
+                self.pacing.limited(method, DEFAULT_WAIT if wait is None else wait)
+            else:
+                await self.pacing.sleep(self.waits[failures - 1] if wait is None else wait)
 
     async def pages(self, method: str, **arguments: Any) -> AsyncIterator[dict[str, Any]]:
         """Call a method again and again until its answer names no next page."""

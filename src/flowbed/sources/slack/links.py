@@ -96,21 +96,22 @@ def _absent(channel: str, ts: str, thread: str, position: Position | None, wante
             f"channel {channel} was never read: it {among}the app is not in it (type /invite and its name there), or no"
             " run has come to it yet"
         )
-    seconds = timestamp(ts)[0]
+    known = position.threads.get(thread) if thread != ts else None
+    if known is not None and timestamp(ts)[0] < known[2]:
+        return f"its thread was last read at {_at(known[2])}, and did not have it: it was deleted, or has no text"
+    return f"channel {channel} was {_how_far(timestamp(ts)[0], position)}"
+
+
+def _how_far(seconds: int, position: Position) -> str:
     if seconds >= position.listed:
-        return (
-            f"channel {channel} was last listed up to {_at(position.listed)}; the next `flowbed run` lists it"
-        )
-    if thread and thread != ts:
-        known = position.threads.get(thread)
-        if known is not None:
-            return f"its thread was last read at {_at(known[2])}, and did not have it: it was deleted, or has no text"
-        seconds = timestamp(thread)[0]
-    if seconds < position.filled and not position.whole:
-        return f"channel {channel} was read back to {_at(position.filled)} so far; the next runs read what is older"
+        return f"last listed up to {_at(position.listed)}; the next `flowbed run` lists it"
+    if position.rest and position.rest[0] <= seconds < position.rest[1]:
+        return f"not listed from {_at(position.rest[0])} to {_at(position.rest[1])} yet; the next runs go on there"
+    if position.filled is not None and seconds < position.filled and not position.whole:
+        return f"read back to {_at(position.filled)} so far; the next runs read what is older"
     return (
-        f"channel {channel} was last listed up to {_at(position.listed)}, and did not have it: it was deleted, has no"
-        " text, or is a reply whose link lacks its thread"
+        f"last listed up to {_at(position.listed)}, and did not have it: it was deleted, has no text, or is a reply"
+        " whose link lacks its thread"
     )
 
 

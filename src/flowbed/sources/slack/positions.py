@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
+from flowbed.sources.slack.messages import day_of
+
+DAY = 86_400  # seconds
 # A cursor of more characters is compressed: a row of a ledger holds 400 KB.
 LONGEST = 50_000
 
@@ -23,12 +26,17 @@ class Position:
     the next check of old days goes on, downwards. `whole` says that nothing older than `filled` was there. `days`
     has the days with a document, counted from 1970. `threads` has of each thread the newest reply, the number of
     replies, when it was read, and a hash of its parent.
+
+    `rest` is the part before `listed`, from and up to the start of a day, that was to be listed again when a fetch
+    ended; None if there is none. `cut` counts the last fetches that ended before the channel was read.
     """
 
     filled: int | None = None
     listed: int = 0
     swept: int | None = None
     whole: bool = False
+    rest: tuple[int, int] | None = None
+    cut: int = 0
     days: set[int] = field(default_factory=set)
     threads: dict[str, Thread] = field(default_factory=dict)
 
@@ -40,7 +48,10 @@ class Position:
 def written(positions: dict[str, Position]) -> str:
     """Return positions as a cursor."""
     value = {
-        name: [each.filled, each.listed, each.swept, each.whole, *_packed(each.days), each.threads]
+        name: [
+            *(each.filled, each.listed, each.swept, each.whole, *_packed(each.days), each.threads),
+            *(each.rest, each.cut),
+        ]
         for name, each in positions.items()
     }
     text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
@@ -59,16 +70,26 @@ def read(cursor: str) -> dict[str, Position]:
                 listed=listed,
                 swept=swept,
                 whole=whole,
+                rest=tuple(rest) if rest else None,
+                cut=cut,
                 days=_unpacked(first, bits),
                 threads={
                     thread: (newest, count, read_at, parent)
                     for thread, (newest, count, read_at, parent) in threads.items()
                 },
             )
-            for name, (filled, listed, swept, whole, first, bits, threads) in orjson.loads(text).items()
+            for name, (filled, listed, swept, whole, first, bits, threads, rest, cut) in orjson.loads(
+                text
+            ).items()
         }
     except (ValueError, TypeError, AttributeError, zlib.error):
         return {}
+
+
+def documents(positions: dict[str, Position]) -> set[str]:
+    """Return the ids of all documents that were found so far, with threads that have no text."""
+    days = {f"{name}/d/{day_of(day * DAY)}" for name, each in positions.items() for day in each.days}
+    return days | {f"{name}/t/{thread}" for name, each in positions.items() for thread in each.threads}
 
 
 def _packed(days: set[int]) -> tuple[int, str]:

@@ -2,424 +2,371 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+import sqlite3
+from contextlib import aclosing
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from flowbed.errors import Rejected
+from flowbed.errors import Error
 from flowbed.records import Entry, Page, Problem
+from flowbed.sources.paging import PAGE_ENTRIES
+from flowbed.sources.raw_answers import RawAnswers, opened, unkept
 from flowbed.sources.slack import positions as stored
-from flowbed.sources.slack.api import (
-    OF_THE_CHANNEL,
-    OF_THE_POSITION,
-    THREAD_GONE,
-    SlackApi,
-    SlackRefusal,
-    next_cursor,
-    open_http,
-)
+from flowbed.sources.slack.api import NoAnswer, SlackApi, SlackRefusal, open_http
+from flowbed.sources.slack.estimate import in_words
 from flowbed.sources.slack.links import ANY_WORKSPACE, linked_in_workspace
-from flowbed.sources.slack.messages import (
-    Channel,
-    checked,
-    day_of,
-    etag,
-    has_text,
-    is_timestamp,
-    link,
-    message_hash,
-    read_document,
-    thread_of,
-    timestamp,
-)
+from flowbed.sources.slack.messages import Channel, etag, read_document
+from flowbed.sources.slack.pacing import CALLS_A_MINUTE, MINUTE, Pacing
+from flowbed.sources.slack.people import People
 from flowbed.sources.slack.positions import Position
+from flowbed.sources.slack.reading import ChannelReading, Found
+from flowbed.sources.slack.turns import Work, in_turns
 from flowbed.sources.slack.workspace import open_workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from pathlib import Path
 
     from flowbed.records import Document, Linked
-    from flowbed.sources.slack.positions import Thread
     from flowbed.sources.slack.text import Names
     from flowbed.sources.slack.workspace import Workspace
 
-DAY = 86_400  # seconds
 # What was posted this long before the listing (seconds) may not be visible yet, so it is listed by the next fetch.
 SETTLING = 60
-# A thread with a reply within `lookback` is read again after this time (seconds): an edited reply moves nothing.
-RECHECK = DAY
-# Old days are checked in slices of this many pages for each channel and fetch.
-SLICE = 1
-# A listing that restarts more often than this because its position expired does not advance.
-RESTARTS = 5
-# The most replies of a page, as Slack advises.
-REPLIES = 200
 # Channels that are named in a message; the others are counted.
 SHOWN = 20
-# Malformed messages that are reported one by one.
-MOST_PROBLEMS = 20
+# Pages of what was kept have this many characters of messages.
+PAGE_CHARACTERS = 4 * 2**20
+# Increase it whenever `checked` keeps something else of a message: what was kept before is then asked for again.
+KEPT = "1"
+# Among the raw answers: the strangers that were asked for. No document has such an id.
+STRANGERS = "users"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlackOptions:
-    """What to read: the names or ids of channels (all where the app is a member), and days; `page` is the page size."""
+    """What to read: the names or ids of channels (all where the app is a member), and seconds; `page` is the page size.
+
+    After `seconds` a fetch ends, and the next one goes on.
+    """
 
     channels: tuple[str, ...]
     lookback: int
     page: int
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Web:
-    """A source of the threads and days of a workspace; a document's id is that of `Export`."""
+    """A source of the threads and days of a workspace; a document's id is that of `Export`.
+
+    `raw` is the file that keeps what Slack answered. `sleep` waits, `monotonic` returns seconds.
+    """
 
     location: str
     token: str = field(repr=False)
     options: SlackOptions
+    raw: Path | None
     sleep: Callable[[float], Awaitable[None]]
+    monotonic: Callable[[], float]
 
     async def fetch(self, cursor: str) -> AsyncIterator[Page]:
-        """List what changed since `cursor`, a slice of what is older, and what is gone; each page has its cursor."""
+        """List what changed since `cursor`, a slice of what is older, and what is gone; each page has its cursor.
+
+        From the beginning, everything is listed again of what Slack answered before, if that was kept.
+        """
+        began = self.monotonic()
         http = open_http(self.location, self.token)
+        raw, failure = opened(self.raw, "Slack")
         try:
-            api = SlackApi(http=http, sleep=self.sleep)
+            pacing = Pacing(sleep=self.sleep, monotonic=self.monotonic)
+            api = SlackApi(http=http, pacing=pacing)
             workspace = await open_workspace(api, self.options.channels)
-            reading = _Reading(api, workspace, self.options, stored.read(cursor), first=not cursor)
-            async for page in reading.pages():
-                yield page
+            positions = stored.read(cursor)
+            kept = _kept(raw) if raw and not positions else {}
+            fetch = _Fetch(
+                source=self,
+                api=api,
+                workspace=workspace,
+                people=People(api, workspace.people, _strangers(raw) if workspace.lists_people else {}),
+                positions=kept or positions,
+                first=not positions and not kept,
+                again=bool(kept),
+                deadline=began + self.options.seconds,
+                raw=raw,
+                problems=[failure] if failure else [],
+            )
+            async with aclosing(fetch.pages()) as pages:
+                async for page in pages:
+                    yield page
         finally:
+            if raw is not None:
+                raw.close()
             await http.aclose()
 
     async def look(self) -> tuple[str, ...]:
         """Ask which channels the app can read, and which it cannot."""
         http = open_http(self.location, self.token)
         try:
-            api = SlackApi(http=http, sleep=self.sleep, waits=())
+            api = SlackApi(http=http, pacing=Pacing(sleep=self.sleep, monotonic=self.monotonic), waits=())
             seen = await open_workspace(api, self.options.channels)
+            refused = await _refused(api, seen)
         finally:
             await http.aclose()
         lines = [f"Slack workspace {seen.team}: reads {_listing([each.label for each in seen.channels])}"]
         if seen.unread and not self.options.channels:
             lines.append(f"does not read {_listing(seen.unread)}: the app is not in them")
-        return (*lines, *(f"{each.subject}: {each.reason}" for each in seen.problems))
+        return (*lines, *(f"{each.subject}: {each.reason}" for each in (*seen.problems, *refused)))
 
     def linked(self, link: str, cursor: str) -> Linked | None:
         """Return what a link to a message points to, and what is known of it where it is missing."""
         return linked_in_workspace(link, ANY_WORKSPACE, stored.read(cursor), self.options.channels)
 
 
-@dataclass
-class _Found:
-    """The documents of a part of a channel, by the ends of their ids; those without text are gone."""
-
-    documents: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-
-
-Step = Callable[[Channel, Position, int], AsyncIterator[_Found]]
+def _kept(raw: RawAnswers) -> dict[str, Position]:
+    """Return the positions of the raw answers, where they have all documents before them."""
+    try:
+        positions = stored.read(raw.position(KEPT))
+        return positions if stored.documents(positions) <= raw.documents() else {}
+    except sqlite3.Error:
+        return {}  # what is damaged is replaced by what Slack answers now
 
 
-@dataclass
-class _Reading:
-    """One fetch."""
+def _strangers(raw: RawAnswers | None) -> dict[str, tuple[str, int]]:
+    try:
+        found = raw.answer(STRANGERS) if raw is not None else None
+    except sqlite3.Error:
+        return {}
+    return {id_: (name, at) for id_, (name, at) in (found or {}).items()}
 
+
+async def _refused(api: SlackApi, seen: Workspace) -> list[Problem]:
+    """Ask for a message of a public and of a private channel, and say which scope is missing."""
+    found = []
+    for private in (False, True):
+        some = [each for each in seen.channels if (each.id in seen.private) == private][:1]
+        for channel in some:
+            try:
+                await api.call("conversations.history", channel=channel.id, limit=1)
+            except NoAnswer:
+                continue  # of its limits; a run waits for them
+            except Error as error:
+                found.append(Problem(subject=channel.label, reason=str(error), skipped=True))
+    return found
+
+
+@dataclass(kw_only=True)
+class _Fetch:
+    """One fetch: the `first`, or one that lists everything `again` of raw answers, or one of changes.
+
+    `trouble` says that something could not be read.
+    """
+
+    source: Web
     api: SlackApi
     workspace: Workspace
-    options: SlackOptions
+    people: People
     positions: dict[str, Position]
     first: bool
+    again: bool
+    deadline: float
+    raw: RawAnswers | None
+    problems: list[Problem]
+    readings: dict[str, ChannelReading] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
-    limited: set[str] = field(default_factory=set)
     trouble: bool = False
 
-    async def pages(self) -> AsyncIterator[Page]:
+    async def pages(self) -> AsyncGenerator[Page]:
+        self.trouble = bool(self.workspace.problems)
+        self.problems += self.workspace.problems
+        if self.problems:
+            yield self._page()
+        self._begin()
+        works = [
+            Work(name, self._steps(each), partial(getattr, each, "rank"))
+            for name, each in self.readings.items()
+        ]
+        async with aclosing(in_turns(works, over=self._over)) as found_by_channel:
+            async for name, found in found_by_channel:
+                await self._take(self.readings[name].channel, found)
+                if self.entries or self.gone or self.problems:
+                    yield self._page()
+        self._report_what_is_left()
+        for page in self._repeated() if self.again else ():
+            yield page
+        whole = all(each.position.whole and each.done and not each.limited for each in self.readings.values())
+        complete = (self.first or self.again) and whole and not self.trouble
+        # Between its pages, a fetch that lists everything again has no position: it must not go on in the middle.
+        self.again = False
+        yield self._page(complete=complete)
+
+    def _begin(self) -> None:
         # The end is fixed at the start: a moving end would never be reached.
         end = self.workspace.date - SETTLING
-        problems = list(self.workspace.problems)
-        self.trouble = bool(problems)
-        if problems:
-            yield Page(problems=problems, cursor=self._cursor())
-        channels = sorted(
+        options = self.source.options
+        for channel in sorted(
             self.workspace.channels, key=lambda each: self.positions.get(each.id, Position()).listed
-        )
-        for step in (self._recent, self._fill, self._old_threads, self._sweep):
-            for channel in channels:
-                async for page in self._step(step, channel, end):
-                    yield page
-        whole = all(self.positions[each.id].whole for each in channels)
-        complete = self.first and whole and not self.trouble and not self.limited
-        yield Page(cursor=self._cursor(), complete=complete)
+        ):
+            self.readings[channel.id] = ChannelReading(
+                api=self.api,
+                channel=channel,
+                position=self.positions.get(channel.id, Position()).copy(),
+                end=end,
+                lookback=options.lookback,
+                page=options.page,
+                base=self.workspace.base,
+                created=self.workspace.created.get(channel.id, 0),
+            )
+        self.api.pacing.left = self._left
 
-    async def _step(self, step: Step, channel: Channel, end: int) -> AsyncIterator[Page]:
-        """Read a part of a channel. A channel that is refused keeps its position, and the others go on."""
-        position = self.positions.setdefault(channel.id, Position())
-        before = position.copy()
+    def _over(self) -> bool:
+        return self.source.monotonic() >= self.deadline
+
+    async def _steps(self, reading: ChannelReading) -> AsyncGenerator[Found]:
+        """Read a channel. One that is refused keeps its position, and the others go on."""
         try:
-            async for found in step(channel, position, end):
-                page = self._page(channel, found)
-                if page.entries or page.gone or page.problems:
-                    yield page
-                before = position.copy()
-        except SlackRefusal as error:
-            self.positions[channel.id] = before
+            async with aclosing(reading.steps()) as steps:
+                async for found in steps:
+                    yield found
+        except (SlackRefusal, NoAnswer) as error:
+            if isinstance(error, NoAnswer) and error.alone:
+                raise  # not the channel: Slack does not answer at all
             self.trouble = True
-            reason = f"{error}; what is indexed of it is kept, and the next run tries again"
-            problem = Problem(subject=channel.label, reason=reason, skipped=True, folder=f"{channel.id}/")
-            yield Page(problems=[problem], cursor=self._cursor())
+            said = str(error).partition(";")[0]
+            yield Found(
+                problems=[
+                    Problem(
+                        subject=reading.channel.label,
+                        reason=f"{said}; what is indexed of it is kept, and the next run tries again",
+                        skipped=True,
+                        folder=f"{reading.channel.id}/",
+                    )
+                ],
+                position=self.positions.get(reading.channel.id, Position()),
+            )
 
-    def _cursor(self) -> str:
-        return stored.written(self.positions)
-
-    def _page(self, channel: Channel, found: _Found) -> Page:
-        entries, gone = [], []
+    async def _take(self, channel: Channel, found: Found) -> None:
+        """Keep what was found in a channel, and make its documents."""
+        self.positions[channel.id] = found.position
+        self.problems += found.problems
+        self.trouble |= bool(found.problems)
+        if self.workspace.lists_people and await self.people.learn(
+            each for messages in found.documents.values() for each in messages
+        ):
+            strangers = dict(self.people.asked)
+            self._keep(lambda raw: raw.put(STRANGERS, strangers))
         for key, messages in found.documents.items():
             name = f"{channel.id}/{key}"
-            if name in self.seen:
-                continue
             self.seen.add(name)
+            self._keep(partial(_put, name=name, label=channel.label, messages=messages, found=found, key=key))
             if messages:
-                raw = [orjson.dumps(each) for each in messages]
-                read = partial(_document, channel, key, raw, self.workspace.names, self.workspace.base)
-                entries.append(
-                    Entry(document=name, etag=etag(channel, messages, self.workspace.base), read=read)
-                )
+                self._entry(channel, key, messages)
             elif not self.first:
-                gone.append(name)
-        if found.problems:
-            self.trouble = True
-        return Page(entries=entries, gone=gone, problems=found.problems, cursor=self._cursor())
+                self.gone.append(name)
 
-    async def _recent(self, channel: Channel, position: Position, end: int) -> AsyncIterator[_Found]:
-        """List everything since the look-back again: it may have been edited, deleted or answered."""
-        if position.filled is None:
-            return
-        oldest = max(_midnight(min(position.listed, end - self.options.lookback)), position.filled)
-        async for found, _ in self._days(channel, position, oldest=oldest, end=end):
-            yield found
-        position.listed = end
+    def _entry(self, channel: Channel, key: str, messages: Sequence[dict[str, Any]]) -> None:
+        base = self.workspace.base
+        raw = [orjson.dumps(each) for each in messages]
+        read = partial(_document, channel, key, raw, self.workspace.names, base)
+        self.entries.append(
+            Entry(document=f"{channel.id}/{key}", etag=etag(channel, messages, base), read=read)
+        )
 
-    async def _fill(self, channel: Channel, position: Position, end: int) -> AsyncIterator[_Found]:
-        """List what was never listed, newest first."""
-        if position.whole:
-            return
-        if position.filled is None:
-            position.listed = end
-        bound = end if position.filled is None else position.filled
-        async for found, reached in self._days(channel, position, oldest=0, end=bound):
-            position.filled = reached
-            position.whole = reached == 0
-            yield found
-
-    async def _old_threads(self, channel: Channel, position: Position, end: int) -> AsyncIterator[_Found]:
-        """Read threads again that were answered lately: an edited or deleted reply may move nothing on the parent."""
-        for thread, (newest, _, checked_at, _) in sorted(position.threads.items()):
-            lively = timestamp(newest)[0] >= end - self.options.lookback
-            if f"{channel.id}/t/{thread}" in self.seen or not lively or checked_at > end - RECHECK:
+    def _repeated(self) -> Iterator[Page]:
+        """List everything that this fetch has not listed, as Slack answered it before."""
+        known, held = stored.documents(self.positions), 0
+        wanted = {each.id for each in self.workspace.channels} if self.source.options.channels else None
+        labels = self.workspace.names.channels
+        for name, answer in self.raw.answers() if self.raw else ():
+            id_, _, key = name.partition("/")
+            if name not in known or name in self.seen or not answer["messages"]:
                 continue
-            found = _Found()
-            await self._thread(channel, position, thread, found, end)
-            yield found
-
-    async def _sweep(self, channel: Channel, position: Position, end: int) -> AsyncIterator[_Found]:
-        """List some old days again, each fetch the ones before: late replies, old edits and old deletions."""
-        recent = _midnight(end - self.options.lookback)
-        if not position.whole:
-            return
-        bound = position.swept if position.swept is not None else recent
-        pages = 0
-        async for found, reached in self._days(
-            channel, position, oldest=0, end=min(bound, recent), every_thread=True
-        ):
-            position.swept = reached if reached > 0 else None
-            yield found
-            pages += 1
-            if pages >= SLICE:
-                return
-
-    async def _days(
-        self, channel: Channel, position: Position, *, oldest: int, end: int, every_thread: bool = False
-    ) -> AsyncIterator[tuple[_Found, int]]:
-        """List the days from `end` back to `oldest`, and read their threads; also yield down to where that is complete.
-
-        A bound is the start of a day, or `end` of the whole listing.
-        """
-        held: dict[str, dict[str, Any]] = {}
-        found = _Found()
-        upper = end
-        async for messages, is_last in self._history(channel, oldest=oldest, end=end):
-            for message in self._checked(channel, messages, found):
-                held[message["ts"]] = message
-            lowest = min((timestamp(ts)[0] for ts in held), default=upper)
-            lower = oldest if is_last else _midnight(lowest) + DAY
-            if lower >= upper and not is_last:
+            if wanted is not None and id_ not in wanted and not self._is_wanted(id_):
                 continue
-            part = {ts: each for ts, each in held.items() if timestamp(ts)[0] >= lower}
-            held = {ts: each for ts, each in held.items() if ts not in part}
-            await self._collect(
-                channel, position, part, found, (lower, upper), every_thread=every_thread, now=end
+            label = f"#{labels[id_]}" if id_ in labels else answer["channel"]
+            self._entry(Channel(id=id_, label=label), key, answer["messages"])
+            held += sum(len(str(each.get("text", ""))) for each in answer["messages"])
+            if held >= PAGE_CHARACTERS or len(self.entries) >= PAGE_ENTRIES:
+                held = 0
+                yield self._page()
+
+    def _is_wanted(self, channel: str) -> bool:
+        """Tell whether the options name a channel that the app cannot read any more."""
+        name = self.workspace.names.channels.get(channel, "")
+        return bool({channel, name} & set(self.source.options.channels))
+
+    def _report_what_is_left(self) -> None:
+        unfinished = [each for each in self.readings.values() if not each.done]
+        slow = self.api.pacing.slow
+        if slow:
+            self.problems.append(
+                Problem(
+                    subject="Slack",
+                    reason="allows this app one call a minute, and 15 messages a call, as it does for apps that are"
+                    " distributed outside its marketplace: an internal app that is not distributed has 50 calls",
+                    skipped=True,
+                )
             )
-            yield found, lower
-            found, upper = _Found(), lower
-
-    async def _history(
-        self, channel: Channel, *, oldest: int, end: int
-    ) -> AsyncIterator[tuple[list[Any], bool]]:
-        """Yield the pages of a channel's history, newest first, and whether each is the last."""
-        # Inclusive, and one counter before the end: a message at the end itself belongs to what follows.
-        latest, cursor, restarts = f"{end - 1}.999999", "", 0
-        lowest = latest
-        while True:
-            try:
-                answer = await self.api.call(
-                    "conversations.history",
-                    channel=channel.id,
-                    oldest=f"{oldest}.000000",
-                    latest=latest,
-                    limit=self.options.page,
-                    cursor=cursor,
-                    inclusive="true",
+        # A channel that was refused is reported by itself.
+        if self._over() and unfinished:
+            minutes = round(self.source.options.seconds / MINUTE)
+            left = in_words(list(self.readings.values()), MINUTE if slow else MINUTE / CALLS_A_MINUTE)
+            self.problems.append(
+                Problem(
+                    subject="Slack",
+                    reason=f"not all was read in {minutes} minutes (option minutes){left and f': {left}'}; the next run"
+                    " goes on from there",
+                    skipped=True,
                 )
-            except SlackRefusal as error:
-                if error.code not in OF_THE_POSITION or restarts >= RESTARTS:
-                    raise
-                # Begin again at the oldest message so far; what is listed twice counts once.
-                latest, cursor, restarts = lowest, "", restarts + 1
-                continue
-            restarts = 0
-            if answer.get("is_limited"):
-                self.limited.add(channel.id)
-            messages = answer.get("messages")
-            messages = messages if isinstance(messages, list) else []
-            stamps = [
-                each["ts"] for each in messages if isinstance(each, dict) and is_timestamp(each.get("ts"))
-            ]
-            lowest = min([lowest, *stamps], key=timestamp)
-            cursor = next_cursor(answer)
-            yield messages, not cursor
-            if not cursor:
-                return
+            )
 
-    async def _collect(  # noqa: C901 - one step for each kind of message
-        self,
-        channel: Channel,
-        position: Position,
-        listed: dict[str, dict[str, Any]],
-        found: _Found,
-        bounds: tuple[int, int],
-        *,
-        every_thread: bool,
-        now: int,
-    ) -> None:
-        """Put the days of a part of the history, and its threads, among the documents found."""
-        lower, upper = bounds
-        if channel.id in self.limited:
-            # Older messages are hidden by the plan of the workspace, which is no deletion.
-            lower = max(lower, min(map(_seconds, listed), default=upper))
-        by_day: dict[int, list[dict[str, Any]]] = {
-            day: [] for day in position.days if lower <= day * DAY < upper
-        }
-        for ts, message in sorted(listed.items(), key=lambda item: timestamp(item[0])):
-            thread = thread_of(message)
-            if thread:
-                parent = message_hash(message) if thread == ts else None
-                if every_thread or _moved(position.threads.get(thread), message, parent):
-                    await self._thread(channel, position, thread, found, now, parent=parent)
-                continue
-            # It may have had replies before, all of them deleted.
-            if position.threads.pop(ts, None) is not None:
-                found.documents[f"t/{ts}"] = []
-            if has_text(message):
-                by_day.setdefault(_seconds(ts) // DAY, []).append(message)
-        for day, messages in by_day.items():
-            found.documents[f"d/{day_of(day * DAY)}"] = messages
-        position.days -= {day for day, messages in by_day.items() if not messages}
-        position.days |= {day for day, messages in by_day.items() if messages}
-        for thread in [each for each in position.threads if each not in listed]:
-            if lower <= _seconds(thread) < upper:
-                await self._thread(channel, position, thread, found, now)
+    def _left(self) -> str:
+        left = in_words(list(self.readings.values()), MINUTE)
+        return f"; {left}" if left else ""
 
-    async def _thread(
-        self,
-        channel: Channel,
-        position: Position,
-        thread: str,
-        found: _Found,
-        now: int,
-        *,
-        parent: int | None = None,
-    ) -> None:
-        """Read a thread; one that does not exist any more is gone. `parent` is the hash of its parent, if listed."""
-        key = f"t/{thread}"
-        if f"{channel.id}/{key}" in self.seen or key in found.documents:
+    def _page(self, *, complete: bool = False) -> Page:
+        cursor = stored.written(self.positions)
+        self._keep(lambda raw: raw.keep(KEPT, cursor))
+        page = Page(
+            entries=self.entries,
+            gone=self.gone,
+            problems=self.problems,
+            cursor="" if self.again else cursor,
+            complete=complete,
+        )
+        self.entries, self.gone, self.problems = [], [], []
+        return page
+
+    def _keep(self, write: Callable[[RawAnswers], None]) -> None:
+        """Write to the file of raw answers, and go on without it where that fails."""
+        if self.raw is None or self.source.raw is None:
             return
-        messages: dict[str, dict[str, Any]] = {}
         try:
-            async for answer in self.api.pages(
-                "conversations.replies", channel=channel.id, ts=thread, limit=min(self.options.page, REPLIES)
-            ):
-                listed = answer.get("messages")
-                # Later pages may repeat the parent.
-                for each in self._checked(channel, listed if isinstance(listed, list) else [], found):
-                    messages[each["ts"]] = each
-        except SlackRefusal as error:
-            if error.code in OF_THE_CHANNEL:
-                raise
-            if error.code != THREAD_GONE:
-                # One thread must not keep the others from being read.
-                problem = Problem(
-                    subject=link(self.workspace.base, channel.id, thread), reason=str(error), skipped=True
-                )
-                found.problems.append(replace(problem, document=f"{channel.id}/{key}"))
-                return
-        ordered = sorted(messages.values(), key=lambda each: timestamp(each["ts"]))
-        found.documents[key] = [each for each in ordered if has_text(each)]
-        if not ordered:
-            position.threads.pop(thread, None)
-            return
-        replies = [each["ts"] for each in ordered if each["ts"] != thread]
-        known = position.threads.get(thread)
-        mark = parent if parent is not None else known[3] if known else 0
-        position.threads[thread] = (replies[-1] if replies else thread, len(replies), now, mark)
+            write(self.raw)
+        except sqlite3.Error as error:
+            self.raw = None
+            self.problems.append(unkept(self.source.raw, "Slack", error))
 
-    def _checked(self, channel: Channel, messages: Iterable[Any], found: _Found) -> Iterator[dict[str, Any]]:
-        for message in messages:
-            try:
-                kept = checked(message)
-            except Rejected as error:
-                if len(found.problems) < MOST_PROBLEMS:
-                    subject = (
-                        f"{channel.label}: {message.get('ts') if isinstance(message, dict) else 'a message'}"
-                    )
-                    found.problems.append(Problem(subject=subject, reason=str(error), skipped=True))
-                continue
-            yield kept
+
+def _put(
+    raw: RawAnswers, *, name: str, label: str, messages: Sequence[dict[str, Any]], found: Found, key: str
+) -> None:
+    """Keep the messages of a document; a thread without text is kept too, since the position has it."""
+    if messages or key.removeprefix("t/") in found.position.threads:
+        raw.put(name, {"channel": label, "messages": messages})
+    else:
+        raw.remove(name)
 
 
 def _document(channel: Channel, key: str, raw: Sequence[bytes], names: Names, base: str) -> Document:
     return read_document(channel, key, [orjson.loads(each) for each in raw], names, base)
 
 
-def _moved(known: Thread | None, message: Mapping[str, Any], parent: int | None) -> bool:
-    """Return whether a thread must be read again, by its parent, or by a reply that was also sent to the channel."""
-    if known is None:
-        return True
-    newest, count, _, hash_ = known
-    if parent is None:
-        return timestamp(newest) < timestamp(message["ts"])
-    return (newest, count, hash_) != (message.get("latest_reply", ""), message["reply_count"], parent)
-
-
 def _listing(labels: Sequence[str]) -> str:
     shown = ", ".join(labels[:SHOWN])
     return (f"{shown} and {len(labels) - SHOWN:,} more" if len(labels) > SHOWN else shown) or "no channel"
-
-
-def _midnight(seconds: int) -> int:
-    return max(0, seconds) // DAY * DAY
-
-
-def _seconds(ts: str) -> int:
-    return timestamp(ts)[0]

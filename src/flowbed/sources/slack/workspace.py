@@ -24,7 +24,8 @@ PAGE = 200
 class Workspace:
     """The channels to read, and how things are called; `date` is the server's time, in seconds since 1970.
 
-    `unread` are the labels of channels that the app could read if it were invited.
+    `people` are the names of `names`, to which others may be added; `lists_people` tells whether the token may ask for
+    them. `private` are ids of channels; `unread` are the labels of those that the app could read if it were invited.
     """
 
     team: str
@@ -32,6 +33,9 @@ class Workspace:
     date: int
     channels: tuple[Channel, ...]
     names: Names
+    people: dict[str, str]
+    lists_people: bool = True
+    private: frozenset[str] = frozenset()
     unread: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     created: dict[str, int] = field(default_factory=dict)
@@ -55,10 +59,11 @@ async def open_workspace(api: SlackApi, wanted: Sequence[str]) -> Workspace:
                 raise
             reason = f"the token lacks the scope {scope}, so private channels are not read"
             problems.append(Problem(subject="private channels", reason=reason, skipped=True))
+    lists_people = True
     try:
         users = {each["id"]: user_name(each) async for each in _objects(api, "users.list", "members")}
     except Misconfigured:
-        users = {}
+        users, lists_people = {}, False
         reason = "the token lacks the scope users:read, so people appear under their ids"
         problems.append(Problem(subject="users", reason=reason, skipped=True))
     names = {each["id"]: usable(each.get("name")) or each["id"] for each in listed}
@@ -82,6 +87,9 @@ async def open_workspace(api: SlackApi, wanted: Sequence[str]) -> Workspace:
         date=api.date,
         channels=tuple(Channel(id=each, label=f"#{names[each]}") for each in readable),
         names=Names(users=users, channels=names),
+        people=users,
+        lists_people=lists_people,
+        private=frozenset(each["id"] for each in listed if each.get("is_private") is True),
         unread=tuple(f"#{name}" for each, name in names.items() if each not in members),
         problems=tuple(problems),
         created={each["id"]: each["created"] for each in listed if isinstance(each.get("created"), int)},

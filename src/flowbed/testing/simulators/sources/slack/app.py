@@ -1,12 +1,13 @@
 """Slack's Web API over a simulated workspace, with rate limits and faults on demand.
 
 Beside Slack's methods below `/api/` it has `/_simulator/do` (POST `{"do": "post", "channel": "C1", "text": "..."}`;
-also `reply`, `edit`, `delete`, `archive`, `lose`, `join`, `advance`) and `/_simulator/faults` (POST
+also `reply`, `edit`, `delete`, `archive`, `lose`, `join`, `slow`, `advance`) and `/_simulator/faults` (POST
 `{"faults": [...]}`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import math
@@ -19,16 +20,17 @@ from urllib.parse import parse_qsl
 import orjson
 
 from flowbed.testing.simulators.serving.asgi import read_request, send_answer
+from flowbed.testing.simulators.sources.slack.workspace import SlackWorkspace
 from flowbed.testing.simulators.wire import JSON, Answer, as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flowbed.testing.simulators.serving.asgi import Receive, Scope, Send
-    from flowbed.testing.simulators.sources.slack.workspace import SimulatedChannel, SlackWorkspace
+    from flowbed.testing.simulators.sources.slack.workspace import SimulatedChannel
     from flowbed.testing.simulators.wire import Request
 
-Kind = Literal["ratelimited", "error", "gateway", "cut", "expired_cursor"]
+Kind = Literal["ratelimited", "error", "gateway", "cut", "expired_cursor", "hang"]
 Reply = dict[str, Any]
 
 DEFAULT_LIMIT = 100
@@ -44,7 +46,7 @@ class SlackFault:
     """A fault of the next `times` calls of `method` (any, if empty) in `channel` (any, if empty).
 
     `ratelimited` is a 429 with `retry_after`, `error` an answer with the error `code`, `gateway` a page of HTML, `cut`
-    half of an answer, `expired_cursor` refuses the next cursor.
+    half of an answer, `expired_cursor` refuses the next cursor, `hang` answers only when the simulator is told to.
     """
 
     kind: Kind
@@ -57,6 +59,8 @@ class SlackFault:
 
 class SlackSimulator:
     """An ASGI application; `calls` are the calls answered so far, each method with its arguments.
+
+    Calls that hang are answered once `released` is set.
 
     With `slow`, history and replies take one request a minute of the workspace's clock, and 15 messages a page.
     """
@@ -72,6 +76,7 @@ class SlackSimulator:
         self.faults: list[SlackFault] = []
         self.calls: list[tuple[str, dict[str, str]]] = []
         self.statuses: Counter[int] = Counter()
+        self.released = asyncio.Event()
         self._last: dict[str, float] = defaultdict(lambda: -math.inf)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,21 +86,23 @@ class SlackSimulator:
         request = await read_request(scope, receive)
         if request is None:
             return
-        answer = self._answer(request)
+        fault = None if request.path.startswith("/_simulator/") else self._due(*_method(request))
+        if fault is not None and fault.kind == "hang":
+            await self.released.wait()
+        answer = self._answer(request, fault)
         self.statuses[answer.status] += 1
         date = ((b"date", formatdate(self.workspace.now, usegmt=True).encode()),)
         await send_answer(send, replace(answer, headers=(*answer.headers, *date)))
 
-    def _answer(self, request: Request) -> Answer:  # noqa: PLR0911 - one for each way to answer
+    def _answer(self, request: Request, fault: SlackFault | None) -> Answer:  # noqa: PLR0911 - one for each way to answer
         if request.path == "/_simulator/do":
-            return as_json(200, self._do(orjson.loads(request.body)))
+            done = self._do(orjson.loads(request.body))
+            return as_json(400 if "error" in done else 200, done)
         if request.path == "/_simulator/faults":
             self.faults = [SlackFault(**each) for each in orjson.loads(request.body)["faults"]]
             return as_json(200, {"faults": len(self.faults)})
-        method = request.path.rpartition("/")[2]
-        arguments = dict(parse_qsl(request.query)) | dict(parse_qsl(request.body.decode()))
+        method, arguments = _method(request)
         self.calls.append((method, arguments))
-        fault = self._due(method, arguments)
         if fault is not None and (answer := _faulty(fault)) is not None:
             return answer
         if wait := self._wait(method):
@@ -120,6 +127,8 @@ class SlackSimulator:
                 workspace.channels[order["channel"]].archived = True
             case "lose" | "join":
                 workspace.channels[order["channel"]].member = do == "join"
+            case "slow":
+                self.slow = bool(order["on"])
             case "advance":
                 workspace.now += int(order["seconds"])
             case _:
@@ -160,12 +169,8 @@ class SlackSimulator:
                     "team_id": "T1",
                     "user_id": "UBOT",
                 }
-            case "users.list":
-                people = [
-                    {"id": id_, "name": name.lower(), "profile": {"display_name": name}}
-                    for id_, name in self.workspace.users.items()
-                ]
-                return self._paged("members", people, arguments)
+            case "users.list" | "users.info":
+                return self._people(method, arguments)
             case "conversations.list":
                 wanted = arguments.get("types", "public_channel").split(",")
                 kinds = {False: "public_channel", True: "private_channel"}
@@ -176,6 +181,7 @@ class SlackSimulator:
                         "is_member": each.member,
                         "is_archived": each.archived,
                         "is_private": each.private,
+                        "created": each.created,
                     }
                     for each in self.workspace.channels.values()
                     if kinds[each.private] in wanted and (each.member or not each.private)
@@ -185,11 +191,24 @@ class SlackSimulator:
                 return self._messages(method, arguments)
         return {"ok": False, "error": "unknown_method"}
 
+    def _people(self, method: str, arguments: Mapping[str, str]) -> Reply:
+        if method == "users.info":
+            name = self.workspace.strangers.get(arguments.get("user", ""))
+            if name is None:
+                return {"ok": False, "error": "user_not_found"}
+            return {"ok": True, "user": {"id": arguments["user"], "profile": {"display_name": name}}}
+        people = [
+            {"id": id_, "name": name.lower(), "profile": {"display_name": name}}
+            for id_, name in self.workspace.users.items()
+        ]
+        return self._paged("members", people, arguments)
+
     def _missing_scope(self, method: str, arguments: Mapping[str, str]) -> str:
         if not self.scopes:
             return ""
         needed = {
             "users.list": "users:read",
+            "users.info": "users:read",
             "conversations.history": "channels:history",
             "conversations.replies": "channels:history",
         }.get(method, "")
@@ -238,6 +257,23 @@ class SlackSimulator:
             following = base64.b64encode(f"{mark}:{last}".encode()).decode()
         more = {"has_more": bool(following)} if name == "messages" else {}
         return {"ok": True, name: page, **more, "response_metadata": {"next_cursor": following}}
+
+
+def sample() -> SlackSimulator:
+    """Return a workspace with a little of everything, to try a source without a Slack."""
+    workspace = SlackWorkspace()
+    workspace.add_channel("C1", "ops")
+    workspace.add_channel("C2", "random", member=False)
+    thread = workspace.post("C1", "Why does the nightly backup hang?")
+    workspace.post("C1", "The disk is full; delete the old snapshots.", user="U2", thread=thread)
+    workspace.post("C1", "I rotated the keys of the mail server today.")
+    workspace.now += 3_600
+    return SlackSimulator(workspace)
+
+
+def _method(request: Request) -> tuple[str, dict[str, str]]:
+    arguments = dict(parse_qsl(request.query)) | dict(parse_qsl(request.body.decode()))
+    return request.path.rpartition("/")[2], arguments
 
 
 def _faulty(fault: SlackFault) -> Answer | None:

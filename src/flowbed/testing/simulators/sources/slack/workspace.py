@@ -20,11 +20,15 @@ class SimulatedChannel:
     private: bool = False
     member: bool = True
     archived: bool = False
+    created: int = 0
     messages: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class SlackWorkspace:
-    """Channels and messages at a time `now`, in seconds since 1970, which only moves when it is told to."""
+    """Channels and messages at a time `now`, in seconds since 1970, which only moves when it is told to.
+
+    `strangers` are people of other workspaces, whom no list has.
+    """
 
     def __init__(self, now: int = 1_767_600_000, url: str = "https://acme.slack.com/") -> None:
         """Start without channels."""
@@ -32,6 +36,7 @@ class SlackWorkspace:
         self.url = url
         self.channels: dict[str, SimulatedChannel] = {}
         self.users: dict[str, str] = {"U1": "Ann", "U2": "Bob"}
+        self.strangers: dict[str, str] = {}
         self._counter = 0
 
     def add_channel(self, id_: str, name: str, *, private: bool = False, member: bool = True) -> None:
