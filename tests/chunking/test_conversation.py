@@ -193,3 +193,26 @@ def test_new_message_in_a_busy_day_re_embeds_few_windows() -> None:
         counts.append(sum(each.sent not in old for each in after))
     assert max(counts) <= 5
     assert sum(counts) / len(counts) < 2.5
+
+
+def test_reply_is_sent_with_what_it_answers_unless_the_chunk_has_it() -> None:
+    asked = said(0, "how long is a backup kept?")
+    near = replace(said(1), answers=asked.id, quote="Ann: how long is a backup kept?")
+    far = replace(near, id="m9", time=near.time + 300 * MINUTE)
+    with_it, without = made([asked, near, said(2), far, said(302), said(303)])
+    assert ">" not in with_it.sent
+    assert without.sent == f"#ops, 5 Jan 2026\n> Ann: how long is a backup kept?\n{without.text}"
+
+
+def test_title_of_a_thread_is_sent_with_each_piece_and_stands_in_the_metadata() -> None:
+    talk = Conversation(
+        channel="#ops", channel_id="C1", messages=tuple(said(n, "words " * 30) for n in range(9)), thread="m"
+    )
+    document = Document(id="C1/t/m", kind="conversation", text=talk.to_json(), title="Restore  a backup")
+    found = chunk(document, RULES, count)
+    assert len(found) > 1
+    for each in found:
+        assert each.sent.startswith("#ops, 5 Jan 2026\nRestore a backup\n")
+        assert each.metadata["title"] == "Restore a backup"
+        assert "Restore" not in each.text
+        assert count(each.sent) <= RULES.capacity

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowbed.sources import open_source
+from flowbed.sources.discord.messages import first_id
 from flowbed.sources.gitlab import open_gitlab
 from flowbed.sources.slack.messages import day_of
 from flowbed.testing.clock import FixedClock
@@ -111,6 +112,35 @@ class TestSlackExport(SourceContract):
         names = ("one", "two", "three", "four")
         number = names.index(name) + MANY if name in names else int(name[1:])
         return date(2020, 1, 1) + timedelta(days=number)
+
+
+class TestDiscordExport(SourceContract):
+    """Files of one channel, each with the message of a day."""
+
+    def open_source(self, folder: Path) -> Source:
+        return open_source("discord", folder.name, folder=folder.parent, options={}, clock=later)
+
+    def write(self, folder: Path, name: str, text: str) -> str:
+        day = datetime(2020, 1, 1, 12, tzinfo=UTC) + timedelta(days=number_of(name))
+        message = {
+            "id": str(first_id(int(day.timestamp()))),
+            "type": "Default",
+            "content": text,
+            "author": {"id": "7", "name": "ann"},
+        }
+        channel = {"id": "11", "type": "GuildTextChat", "name": "ops"}
+        export = {"guild": {"id": "5"}, "channel": channel, "dateRange": {}, "messages": [message]}
+        (folder / f"{name}.json").write_text(json.dumps(export))
+        return f"11/d/{day.date()}"
+
+    def remove(self, folder: Path, name: str) -> None:
+        (folder / f"{name}.json").unlink()
+
+
+def number_of(name: str) -> int:
+    """Return a number for each name of the contract."""
+    names = ("one", "two", "three", "four")
+    return names.index(name) + MANY if name in names else int(name[1:])
 
 
 class TestGitLabDumps(LinesContract):

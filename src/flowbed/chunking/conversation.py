@@ -37,6 +37,8 @@ FEW_MESSAGES, FEW_TOKENS = 3, 40
 
 # The most tokens of the message before a window, and of the question of a thread, that are sent along as context.
 OVERLAP_TOKENS, QUESTION_TOKENS = 60, 48
+# The most tokens of the messages that replies of a chunk answer, if these are elsewhere.
+QUOTES_TOKENS = 60
 # Context takes at most this part of what is sent, for models with small windows.
 CONTEXT_SHARE = 4
 
@@ -57,8 +59,9 @@ class _Window:
 def chunk_conversation(document: Document, rules: Rules, count: Callable[[str], int]) -> list[Chunk]:
     """Split a conversation into chunks of whole messages, each line `Name: text`.
 
-    What is sent begins with the channel and the date. A later piece of a thread repeats its question, and a window that
-    continues another one begins with the last message of that, where it fits. Neither is in `text`. The id of a chunk
+    What is sent begins with the channel and the date, and the title of a thread that has one. A later piece of a thread
+    repeats its question, and a window that continues another one begins with the last message of that, where it fits;
+    so does a reply with what it answers. None of this is in `text`. The id of a chunk
     names its first message, so that messages elsewhere do not rename it.
 
     Raises:
@@ -68,7 +71,7 @@ def chunk_conversation(document: Document, rules: Rules, count: Callable[[str], 
     count = lru_cache(maxsize=REMEMBERED)(count)
     chunks: list[Chunk] = []
     for window in _windows(talk, count, rules.capacity):
-        front = _front(talk, window.messages[0], rules.capacity, count)
+        front = _front(talk, document.title, window.messages[0], rules.capacity, count)
         room = rules.capacity - count(front + window.question)
         found = passages(window.text, _cuts(window), room, count, _split)
         for number in range(len(found)):
@@ -81,10 +84,11 @@ def chunk_conversation(document: Document, rules: Rules, count: Callable[[str], 
     return chunks
 
 
-def _front(talk: Conversation, first: Message, capacity: int, count: Callable[[str], int]) -> str:
-    """Return the first line of what is sent; a time of day would change with the first message of a window."""
+def _front(talk: Conversation, title: str, first: Message, capacity: int, count: Callable[[str], int]) -> str:
+    """Return the first lines of what is sent; a time of day would change with the first message of a window."""
     day = datetime.fromtimestamp(first.time / 1_000_000, UTC)
-    return shortened(f"{talk.channel}, {day.day} {day:%b %Y}", capacity // CONTEXT_SHARE, count) + "\n"
+    lines = [f"{talk.channel}, {day.day} {day:%b %Y}", " ".join(title.split())]
+    return "".join(f"{shortened(each, capacity // CONTEXT_SHARE, count)}\n" for each in lines if each)
 
 
 def _windows(talk: Conversation, count: Callable[[str], int], capacity: int) -> Iterator[_Window]:
@@ -220,6 +224,8 @@ def _chunk(
     }
     if talk.thread:
         own["thread"] = talk.thread
+    if document.title:
+        own["title"] = " ".join(document.title.split())
     if covered[0].url:
         own["url"] = covered[0].url
     part = number - bisect_left(found, window.starts[first], hi=number, key=lambda each: each.start)
@@ -232,6 +238,8 @@ def _chunk(
         if count(overlap) <= min(OVERLAP_TOKENS, rules.capacity // CONTEXT_SHARE):
             sent = _fitting([f"{front}{overlap}\n{text}", sent], rules, count)
     sent = _fitting([sent, front + text, text], rules, count)
+    if sent.startswith(front) and (quotes := _quotes(covered, rules.capacity, count)):
+        sent = _fitting([f"{front}{quotes}\n{sent.removeprefix(front)}", sent], rules, count)
     return Chunk(
         id=f"{rules.source}#{document.id}#{covered[0].id}" + (f"#{part:05d}" if part else ""),
         collection=rules.collections[0],
@@ -242,6 +250,19 @@ def _chunk(
         metadata=chunk_metadata(document, rules, own),
         tokens=count(sent),
     )
+
+
+def _quotes(covered: Sequence[Message], capacity: int, count: Callable[[str], int]) -> str:
+    """Return what the replies of a chunk answer, one a line, where the chunk does not have it itself."""
+    here = {each.id for each in covered}
+    quotes = dict.fromkeys(each.quote for each in covered if each.quote and each.answers not in here)
+    lines: list[str] = []
+    most = min(QUOTES_TOKENS, capacity // CONTEXT_SHARE)
+    for quote in quotes:
+        if count("\n".join([*lines, f"> {quote}"])) > most:
+            break
+        lines.append(f"> {quote}")
+    return "\n".join(lines)
 
 
 def _fitting(candidates: Sequence[str], rules: Rules, count: Callable[[str], int]) -> str:

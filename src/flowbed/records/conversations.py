@@ -14,13 +14,18 @@ KIND = "conversation"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message: `time` in microseconds since 1970, `author` as readers know them, `url` or an empty string."""
+    """One message: `time` in microseconds since 1970, `author` as readers know them, `url` or an empty string.
+
+    `answers` is the id of the message that it replies to, and `quote` the beginning of that.
+    """
 
     id: str
     author: str
     time: int
     text: str
     url: str = ""
+    answers: str = ""
+    quote: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

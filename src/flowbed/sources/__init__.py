@@ -60,6 +60,7 @@ class Linking(Protocol):
 
 
 VENDORS = {
+    "discord": "flowbed.sources.discord:open_discord",
     "files": "flowbed.sources.files:open_files",
     "gitlab": "flowbed.sources.gitlab:open_gitlab",
     "jsonl": "flowbed.sources.jsonl:open_jsonl",
@@ -76,7 +77,7 @@ def kinds() -> dict[str, str]:
 
 
 # Kinds whose opener takes the token of an API.
-WITH_TOKEN = frozenset({"gitlab", "slack"})
+WITH_TOKEN = frozenset({"discord", "gitlab", "slack"})
 
 
 def open_source(

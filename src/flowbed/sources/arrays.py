@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,8 +16,18 @@ TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
 OPENERS = {b"]": b"[", b"}": b"{"}
 
 
-def items(file: BinaryIO, *, longest: int) -> Iterator[tuple[int, bytes, str]]:
+class Readable(Protocol):
+    """What can be read in blocks, such as a binary file."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, at most `size` of them."""
+        ...
+
+
+def items(file: Readable, *, longest: int, alone: bool = True) -> Iterator[tuple[int, bytes, str]]:
     """Yield (number, item, fault) for the list that `file` contains, in the memory of its longest item.
+
+    Unless the list is `alone`, it may be inside another value: what follows its end does not matter.
 
     An item whose brackets do not match is yielded like any other; it is not JSON. What comes after an item of more than
     `longest` bytes, and after the end of the list, is not read.
@@ -29,7 +39,7 @@ def items(file: BinaryIO, *, longest: int) -> Iterator[tuple[int, bytes, str]]:
             number += 1
             yield number, raw, ""
         if found.ended:
-            if found.held.strip() or file.read(READ_BYTES).strip():
+            if alone and (found.held.strip() or file.read(READ_BYTES).strip()):
                 yield number + 1, b"", "something follows the end of the list; it is not read"
             return
         if len(found.held) > longest:
