@@ -527,13 +527,18 @@ class Flowbed(OpenProject):
         Raises:
             NotFound: the ledger knows no such chunk or document; the message says why, as far as that is known.
         """
+        from flowbed.maintenance.lost_characters import with_lost_characters
+
+        context = self._context()
         if subject.startswith(("https://", "http://")):
             from flowbed.maintenance.links import why_link
 
-            return await why_link(self._context(), subject, await self._readable_feeds())
-        from flowbed.maintenance.inspect import why
+            found = await why_link(context, subject, await self._readable_feeds())
+        else:
+            from flowbed.maintenance.inspect import why
 
-        return await why(self._context(), subject)
+            found = await why(context, subject)
+        return await with_lost_characters(context, found)
 
     async def versions(self, collection: str) -> list[Version]:
         """List the versions of a collection that are kept, newest first."""

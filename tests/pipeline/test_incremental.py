@@ -15,7 +15,7 @@ from flowbed.ledger import Swap
 from flowbed.ledger.sql.ledger import open_sqlite
 from flowbed.pipeline import ConfiguredSource
 from flowbed.pipeline.changes import Scan, changes
-from flowbed.records import Document, Entry, Page
+from flowbed.records import Document, Entry, Page, Reading
 from flowbed.testing.embedder import seeded
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ async def test_changes_document_no_longer_listed_is_removed(
                 feed,
                 progress,
                 ledger=ledger,
-                count=lambda text: len(text.split()),
+                read=lambda text: Reading(sent=text, tokens=len(text.split())),
                 clock=lambda: 1,
                 scan=Scan(),
                 allow_deletes=True,

@@ -18,7 +18,7 @@ from flowbed.chunking import Rules
 from flowbed.ledger.sql.ledger import open_sqlite
 from flowbed.pipeline import ConfiguredSource
 from flowbed.pipeline.changes import Scan, changes
-from flowbed.records import Document, Entry, Page
+from flowbed.records import Document, Entry, Page, Reading
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -134,7 +134,13 @@ async def compared(source: Long, ledger: Ledger, count: Callable[[str], int]) ->
     feed = ConfiguredSource(source=source, rules=Rules(source="s", collections=("s",), capacity=16))
     progress = (await ledger.documents.progress(["s"]))["s"]
     found = changes(
-        feed, progress, ledger=ledger, count=count, clock=lambda: 1, scan=Scan(), allow_deletes=False
+        feed,
+        progress,
+        ledger=ledger,
+        read=lambda text: Reading(sent=text, tokens=count(text)),
+        clock=lambda: 1,
+        scan=Scan(),
+        allow_deletes=False,
     )
     async for change in found:
         yield len(change.documents)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -16,16 +16,19 @@ from flowbed.records.values import shown
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flowbed.records import Chunk, Document
+    from flowbed.records import Chunk, Document, Reading
 
 # Increase it whenever the same document and rules would yield other chunks, so that stored chunks are rebuilt.
-REVISION = 2
+REVISION = 3
 
 # Fewer tokens are only a few words, which search cannot find, and a title would get less than a word.
 LEAST_CAPACITY = 16
 
 # No model takes a hundredth of it; a splitter counts in native integers, which have limits.
 MOST_CAPACITY = 10_000_000
+
+# Readings kept while a document is chunked: what is sent of a chunk was read before, when its tokens were counted.
+REMEMBERED = 1_024
 
 # Loaded by name, so that listing and submitting never import a splitter or a parser.
 KINDS = {
@@ -88,3 +91,20 @@ def chunk(document: Document, rules: Rules, count: Callable[[str], int]) -> list
         import_module(module), attribute
     )
     return chunker(document, rules, count)
+
+
+def chunk_as_read(document: Document, rules: Rules, read: Callable[[str], Reading]) -> list[Chunk]:
+    """Split a document into chunks that are sent as the model reads them; `read` breaks the words it does not know.
+
+    Their tokens are those of what is sent; `text` has no breaks.
+
+    Raises:
+        Rejected, Misconfigured: as `chunk` does.
+    """
+    read = lru_cache(maxsize=REMEMBERED)(read)
+    found = []
+    for each in chunk(document, rules, lambda text: read(text).tokens):
+        reading = read(each.sent)
+        changed = reading.lost or reading.sent != each.sent
+        found.append(replace(each, sent=reading.sent, lost=reading.lost) if changed else each)
+    return found

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WIDEST = 60  # characters of a name in a table
 ALIKE = 0.0005  # rounds to 0.0 %
+SHOWN = 0.001  # the least share of lost characters that is worth a line
 
 
 def show_plan(plan: Plan) -> None:
@@ -53,6 +54,10 @@ def show_plan(plan: Plan) -> None:
         for title, number, note in rows:
             say(f"  {title:<10} {number:>{wide},} {note}")
         _show_lanes(plan)
+        if plan.lost >= SHOWN:
+            say(f"  {'lost':<10} {plan.lost:.1%} of the characters, which are unknown to the model")
+        if plan.lost_advice:
+            say(f"  warning: {plan.lost_advice}")
     problems("skipped", [problem for problem in plan.problems if problem.skipped])
     problems("failed", [problem for problem in plan.problems if not problem.skipped])
     _show_empty(plan.empty)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.cli.formatting import at, problems, span
 from flowbed.cli.output import plain, say
-from flowbed.cli.reports import show_live
+from flowbed.cli.reports import SHOWN, show_live
 from flowbed.errors import Rejected
 from flowbed.records.values import count
 
@@ -231,6 +231,10 @@ def show_reasons(reasons: Sequence[Reason]) -> None:
             say(f"  seen {at(each.batch.timestamp)}, batch file {each.batch.key}")
         if each.run is not None:
             say(f"  run {each.run.id[:12]} ({each.run.state}), delta {each.run.key}")
+        if each.lost is not None and each.lost >= SHOWN:
+            say(f"  lost {each.lost:.1%} of its characters, which are unknown to the model")
+        if each.lost_advice:
+            say(f"  warning: {each.lost_advice}")
         if each.submission is not None:
             say(f"  submission {each.submission.id} ({each.submission.state}), input {each.submission.key}")
 

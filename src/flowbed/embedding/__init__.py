@@ -10,10 +10,10 @@ from flowbed.embedding.vendors import open_embedder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowbed.records import Embedded, Purpose, Space
+    from flowbed.records import Embedded, Purpose, Reading, Space
 
 
-__all__ = ["Bills", "Closes", "Embedder", "Rated", "Rates", "open_embedder"]
+__all__ = ["Bills", "Closes", "Embedder", "Rated", "Rates", "Reads", "open_embedder"]
 
 
 class Embedder(Protocol):
@@ -49,6 +49,15 @@ class Bills(Protocol):
 
     def bill(self, text: str, tokens: int) -> int:
         """Return the tokens billed for embedding `text` as a document; `tokens` is its `count`."""
+        ...
+
+
+@runtime_checkable
+class Reads(Protocol):
+    """An embedder whose tokenizer does not know every character."""
+
+    def read(self, text: str) -> Reading:
+        """Break the words of `text` that would be lost as a whole, and count what is lost all the same."""
         ...
 
 

@@ -69,13 +69,19 @@ class SourceStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
-    """What is recorded about one chunk, and what it means in a sentence."""
+    """What is recorded about one chunk, and what it means in a sentence.
+
+    `lost` is the share of its characters that the model does not know, None where its text or the model is not at hand;
+    `lost_advice` says what to do if that is much.
+    """
 
     chunk: ChunkRow
     batch: BatchRow | None
     run: RunRow | None
     verdict: str
     submission: SubmissionRow | None = None
+    lost: float | None = None
+    lost_advice: str = ""
 
 
 async def status(context: IndexContext) -> BedStatus:

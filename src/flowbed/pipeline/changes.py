@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from flowbed.chunking import chunk
+from flowbed.chunking import chunk_as_read
 from flowbed.errors import Rejected
 from flowbed.index.forgotten import Blocked
 from flowbed.ledger import DocumentRow
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from flowbed.ledger import ChunkRow, Ledger, Progress
     from flowbed.pipeline import ConfiguredSource
-    from flowbed.records import Chunk, Entry
+    from flowbed.records import Chunk, Entry, Reading
 
 # A batch file holds about this many chunks: some megabytes, a few seconds of a provider's work.
 BATCH_CHUNKS = 2_000
@@ -138,7 +138,7 @@ async def changes(
     progress: Progress,
     *,
     ledger: Ledger,
-    count: Callable[[str], int],
+    read: Callable[[str], Reading],
     clock: Callable[[], int],
     scan: Scan,
     allow_deletes: bool,
@@ -165,9 +165,7 @@ async def changes(
         scan.complete = page.complete
         entries += len(page.entries)
         listed.add([entry.document for entry in page.entries])
-        async for stretch in _stretches(
-            feed, page.entries, ledger=ledger, count=count, clock=clock, scan=scan
-        ):
+        async for stretch in _stretches(feed, page.entries, ledger=ledger, read=read, clock=clock, scan=scan):
             yield stretch.change(held)
     if scan.complete and not (entries or scan.problems):
         scan.empty = page.empty or "it has none"
@@ -193,7 +191,7 @@ async def _stretches(
     entries: Sequence[Entry],
     *,
     ledger: Ledger,
-    count: Callable[[str], int],
+    read: Callable[[str], Reading],
     clock: Callable[[], int],
     scan: Scan,
 ) -> AsyncIterator[_Stretch]:
@@ -213,10 +211,10 @@ async def _stretches(
     start = 0
     while start < len(moved):
         some = moved[start : start + READ_AT_ONCE]
-        read, problems = await _read_in_thread(feed, some, known, count, blocked)
-        start += len(read) + len(problems)
+        documents, problems = await _read_in_thread(feed, some, known, read, blocked)
+        start += len(documents) + len(problems)
         scan.problems += problems
-        await _compare(feed, read, known, stretch, ledger=ledger, now=clock(), scan=scan)
+        await _compare(feed, documents, known, stretch, ledger=ledger, now=clock(), scan=scan)
         if stretch.full:
             yield stretch
             stretch = _Stretch()
@@ -228,19 +226,19 @@ async def _read_in_thread(
     feed: ConfiguredSource,
     entries: Sequence[Entry],
     known: Mapping[str, DocumentRow],
-    count: Callable[[str], int],
+    read: Callable[[str], Reading],
     blocked: Blocked,
 ) -> tuple[list[_Read], list[Problem]]:
     """Read and chunk in a thread; a cancelled fetch ends it at the next count, instead of after the last document."""
     left = threading.Event()
 
-    def counted(text: str) -> int:
+    def watched(text: str) -> Reading:
         if left.is_set():
             raise asyncio.CancelledError
-        return count(text)
+        return read(text)
 
     try:
-        return await asyncio.to_thread(_read, feed, entries, known, counted, blocked)
+        return await asyncio.to_thread(_read, feed, entries, known, watched, blocked)
     finally:
         left.set()
 
@@ -249,11 +247,11 @@ def _read(
     feed: ConfiguredSource,
     entries: Sequence[Entry],
     known: Mapping[str, DocumentRow],
-    count: Callable[[str], int],
+    read: Callable[[str], Reading],
     blocked: Blocked,
 ) -> tuple[list[_Read], list[Problem]]:
     """Read the entries, and chunk those whose content has changed; stop early where they make a whole batch."""
-    read: list[_Read] = []
+    documents: list[_Read] = []
     problems: list[Problem] = []
     made = 0
     for entry in entries:
@@ -264,15 +262,15 @@ def _read(
             digest = hashlib.sha256(f"{feed.rules.fingerprint}:{document.hash}".encode()).hexdigest()
             row = known.get(entry.document)
             same = row is not None and row.hash == digest
-            chunks = None if same else chunk(document, feed.rules, count)
+            chunks = None if same else chunk_as_read(document, feed.rules, read)
             if blocked and chunks:
                 chunks = [each for each in chunks if not _is_forgotten(each, feed.rules.source, blocked)]
             require_storable([entry.document, *(each.id for each in chunks or ())])
-            read.append(_Read(entry, digest, chunks))
+            documents.append(_Read(entry, digest, chunks))
             made += len(chunks or ())
         except Rejected as error:
             problems.append(Problem(subject=entry.document, reason=str(error), document=entry.document))
-    return read, problems
+    return documents, problems
 
 
 def _is_forgotten(chunk_: Chunk, source: str, blocked: Blocked) -> bool:

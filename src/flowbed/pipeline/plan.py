@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowbed.embedding.reading import advice, characters
 from flowbed.errors import Damaged, Error
 from flowbed.index.forgotten import read_blocked
 from flowbed.lanes.batch.in_flight import InFlightTexts
@@ -72,7 +73,7 @@ async def plan(
 
 @dataclass
 class _Figures:
-    """The counts of a plan, in chunks except for documents and tokens; `texts` would be sent."""
+    """The counts of a plan, in chunks except for documents, tokens and characters; `texts` would be sent."""
 
     documents: int = 0
     new: int = 0
@@ -81,6 +82,8 @@ class _Figures:
     waiting: int = 0
     texts: int = 0
     tokens: int = 0
+    characters: int = 0
+    lost: int = 0
     reuse: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("repeated", "submitted", "cached", "indexed"), 0)
     )
@@ -131,7 +134,7 @@ class _Planner:
             feed,
             progress,
             ledger=context.ledger,
-            count=lambda text: context.embedder().count(text),
+            read=lambda text: context.embedder().read(text),
             clock=context.clock,
             scan=scan,
             allow_deletes=allow_deletes,
@@ -169,6 +172,8 @@ class _Planner:
         fresh = sum(1 for write in change.writes if write.previous is None or write.previous.deleted)
         figures.new += fresh
         figures.changed += len(change.writes) - fresh
+        figures.lost += sum(write.chunk.lost for write in change.writes)
+        figures.characters += sum(characters(write.chunk.sent) for write in change.writes)
         before = [write.previous for write in change.writes if write.previous is not None]
         self._replaced.update(
             _row_key(row) for row in (*before, *change.deletes) if row.status is not Status.SUCCESS
@@ -261,6 +266,7 @@ class _Planner:
         ahead = await outlook(context)
         before = await past(context, tokens=figures.tokens, texts=figures.texts)
         seconds = round(figures.tokens / before.rate, 1)
+        lost = figures.lost / max(1, figures.characters)
         cost = figures.tokens * ahead.price / 1e6
         choice = ahead.choose(lane, tokens=figures.tokens, texts=figures.texts, deadline=deadline)
         plan_id = None
@@ -308,6 +314,8 @@ class _Planner:
             problems=tuple(self.problems),
             withheld=self.withheld,
             empty=self.empty,
+            lost=lost,
+            lost_advice=advice(lost, context.embedder().space.model) if lost else "",
         )
 
 

@@ -78,7 +78,7 @@ async def sync(
                 feed,
                 progress,
                 ledger=context.ledger,
-                count=lambda text: context.embedder().count(text),
+                read=lambda text: context.embedder().read(text),
                 clock=context.clock,
                 scan=scan,
                 allow_deletes=allow_deletes,

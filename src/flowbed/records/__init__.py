@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowbed.records.documents import Chunk, Document, Entry, Linked, Page, Problem
+    from flowbed.records.reading import Reading
     from flowbed.records.reports import Lane, Plan, Planned, Report
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Planned",
     "Problem",
     "Purpose",
+    "Reading",
     "Report",
     "Scalar",
     "SearchResults",
@@ -58,6 +60,7 @@ _HOMES = {
     "Plan": "flowbed.records.reports",
     "Planned": "flowbed.records.reports",
     "Problem": "flowbed.records.documents",
+    "Reading": "flowbed.records.reading",
     "Report": "flowbed.records.reports",
 }
 

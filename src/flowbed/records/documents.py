@@ -99,7 +99,10 @@ class Linked:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """A passage of a document: `text` is shown to readers, `sent` is embedded (title, context and text)."""
+    """A passage of a document: `text` is shown to readers, `sent` is embedded (title, context and text).
+
+    `lost` characters of what is sent are unknown to the model.
+    """
 
     id: str
     collection: str
@@ -109,6 +112,7 @@ class Chunk:
     sent: str
     metadata: Mapping[str, Scalar]
     tokens: int = 0
+    lost: int = 0
 
     @cached_property
     def text_hash(self) -> str:

@@ -30,7 +30,8 @@ class Plan:
     realtime lane is based on, and `timed_submissions` how many submissions that for the batch lane; with 0 it is a
     guess. `lane` is what a run would use, and `lane_why` says why. `tokens_exact` means that tokens are counted as the
     provider bills them; `error_seen` is the share by which earlier runs were billed more (or less), None without any.
-    `empty` says, by source, why it lists no documents.
+    `empty` says, by source, why it lists no documents. `lost` is the share of characters to be written that the model
+    does not know, and `lost_advice` says what to do if that is much.
     """
 
     plan_id: str | None
@@ -52,6 +53,8 @@ class Plan:
     problems: tuple[Problem, ...] = ()
     withheld: Mapping[str, str] = field(default_factory=dict)
     empty: Mapping[str, str] = field(default_factory=dict)
+    lost: float = 0.0
+    lost_advice: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,7 +100,8 @@ class SearchService:
         """Return the vector of a query if its model is served; an empty query has none."""
         if self._served is None or not query.strip():
             return query
-        vector: list[float] = (await self._served.embed([query], purpose="query")).vectors[0].tolist()
+        sent = (await asyncio.to_thread(self._served.embedder.read, query)).sent
+        vector: list[float] = (await self._served.embed([sent], purpose="query")).vectors[0].tolist()
         return vector
 
 

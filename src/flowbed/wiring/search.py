@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,9 @@ class Searcher:
         if isinstance(query, str):
             if not query.strip():
                 raise Rejected("the query is empty; ask for something")
-            vector = (await embedder.embed([query], purpose="query")).vectors[0]
+            # Read as documents are, by a tokenizer that is loaded now.
+            sent = (await asyncio.to_thread(embedder.read, query)).sent
+            vector = (await embedder.embed([sent], purpose="query")).vectors[0]
         else:
             vector = np.asarray(query, np.float32)
             if vector.shape != (embedder.space.dimensions,) or not np.isfinite(vector).all():

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowbed.embedding.local.batching import Batch
-    from flowbed.records import Purpose
+    from flowbed.embedding.reading import Reader
+    from flowbed.records import Purpose, Reading
 
 OPTIONS = ("document_prompt", "download", "overflow", "query_prompt", "threads")
 
@@ -215,6 +216,21 @@ class Onnx:
         require_unicode([text])
         # The batch form skips the offsets, which take longer than the tokens.
         return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
+
+    @cached_property
+    def _reader(self) -> Reader:
+        from flowbed.embedding.reading import Reader  # which a search by a vector does without
+
+        return Reader(self._tokenizer)
+
+    def read(self, text: str) -> Reading:
+        """Break the words of `text` that would be lost as a whole, and count what is lost all the same.
+
+        Raises:
+            Rejected: the text is not valid Unicode.
+        """
+        require_unicode([text])
+        return self._reader.read(text)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens without special ones.

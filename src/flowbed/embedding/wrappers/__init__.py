@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from flowbed.embedding import Bills, Closes, Rated
+from flowbed.embedding import Bills, Closes, Rated, Reads
 from flowbed.errors import Misconfigured, Transient
 
 if TYPE_CHECKING:
     from flowbed.embedding import Embedder
+    from flowbed.records import Reading
 
 
 Failure = TypeVar("Failure", bound=Exception)
@@ -34,6 +35,7 @@ class Wrapper:
         self._embedder = embedder
         # Checked once: a check against a protocol takes longer than most calls of `bill`.
         self._bills = embedder if isinstance(embedder, Bills) else None
+        self._reads = embedder if isinstance(embedder, Reads) else None
 
     def count(self, text: str) -> int:
         """Count tokens as the embedder does."""
@@ -42,6 +44,14 @@ class Wrapper:
     def bill(self, text: str, tokens: int) -> int:
         """Return the tokens billed for `text` as a document; `tokens` is its count."""
         return tokens if self._bills is None else self._bills.bill(text, tokens)
+
+    def read(self, text: str) -> Reading:
+        """Read `text` as the embedder does; one that does not say loses nothing."""
+        if self._reads is None:
+            from flowbed.records import Reading  # which a search by a vector does without
+
+            return Reading(sent=text, tokens=self._embedder.count(text))
+        return self._reads.read(text)
 
     @property
     def wrapped(self) -> Embedder:

