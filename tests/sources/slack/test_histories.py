@@ -131,7 +131,7 @@ def test_history_ends_in_the_index_of_a_first_fetch(steps: list[tuple[str, str, 
 
 
 @pytest.mark.long
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(steps=HISTORIES)
 def test_many_histories_end_in_the_index_of_a_first_fetch(steps: list[tuple[str, str, int]]) -> None:
     found, wanted = asyncio.run(lived(steps))

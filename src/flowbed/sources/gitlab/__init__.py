@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from flowbed.sources import Source
 
-KNOWN = ("confidential", "api", "sweep_hours")
+KNOWN = ("confidential", "api", "group", "sweep_hours")
 
 
 def open_gitlab(
@@ -28,9 +28,10 @@ def open_gitlab(
 ) -> Source:
     """Open a project (`https://host/group/project`), or dumps of one: a file, a folder or a pattern.
 
-    Options of a project: `confidential` includes confidential issues and internal notes, `api` is the address of the
-    API where GitLab is below a path (`https://host/gitlab/api/v4`), `sweep_hours` is after how long everything is
-    listed again, to notice deletions. A public project needs no `token`.
+    With the option `group`, the location is that of the GitLab, and all projects of the group are read. Of the others,
+    `confidential` includes confidential issues and internal notes, `api` is the address of the API where GitLab is
+    below a path (`https://host/gitlab/api/v4`), and `sweep_hours` is after how long everything is listed again, to
+    notice deletions. A public project needs no `token`.
 
     Raises:
         Misconfigured: an option is unknown or invalid, or the location is no project.
@@ -39,21 +40,41 @@ def open_gitlab(
         from flowbed.sources.gitlab.dumps import open_dump
 
         return open_dump(location, folder=folder, options=options, clock=clock)
-    from flowbed.sources.gitlab.api import addresses
+    from flowbed.sources.gitlab.api import addresses, group_addresses
     from flowbed.sources.gitlab.project import Project
     from flowbed.sources.gitlab.rendering import Rendering
     from flowbed.sources.raw_answers import RAW
 
     values = SourceOptions("gitlab", options, KNOWN)
-    base_url, path = addresses(location, values.string("api", ""))
-    return Project(
+    rendering = Rendering(confidential=values.flag("confidential"))
+    sweep = values.positive_integer("sweep_hours", 24) * 3_600
+    api = values.string("api", "")
+
+    def project(base_url: str, path: str, address: str) -> Project:
+        return Project(
+            location=address,
+            base_url=base_url,
+            path=path,
+            token=token,
+            rendering=rendering,
+            raw=folder / RAW / f"gitlab-{hashlib.sha256(f'{base_url} {path}'.encode()).hexdigest()[:16]}.db",
+            sweep=sweep,
+            clock=clock,
+            sleep=sleep,
+        )
+
+    if "group" not in options:
+        base_url, path = addresses(location, api)
+        return project(base_url, path, location)
+    from flowbed.sources.gitlab.group import Group
+
+    base_url, path = group_addresses(location, values.string("group", ""), api)
+    return Group(
         location=location,
         base_url=base_url,
         path=path,
         token=token,
-        rendering=Rendering(confidential=values.flag("confidential")),
-        raw=folder / RAW / f"gitlab-{hashlib.sha256(f'{base_url} {path}'.encode()).hexdigest()[:16]}.db",
-        sweep=values.positive_integer("sweep_hours", 24) * 3_600,
-        clock=clock,
+        rendering=rendering,
+        project=lambda below: project(base_url, below, f"{location.rstrip('/')}/{below}"),
         sleep=sleep,
     )

@@ -97,6 +97,30 @@ class GitLabApi:
             # A page of rows of one time, such as a bulk edit, is left by its number.
             page, anchor = (1, last) if isinstance(last, str) and last != anchor else (page + 1, anchor)
 
+    async def projects(self, group: str) -> AsyncIterator[dict[str, Any]]:
+        """Yield the projects of a group and its subgroups, each once; archived ones too.
+
+        Raises:
+            Withheld, Misconfigured, Transient: as `get`.
+        """
+        seen: set[int] = set()
+        page = "1"
+        while page:
+            query: dict[str, str | int] = {
+                "include_subgroups": "true",
+                "with_shared": "false",
+                "order_by": "id",
+                "sort": "asc",
+                "per_page": ROWS,
+                "page": page,
+            }
+            answer = await self._answer(f"/groups/{group}/projects", query)
+            for row in _rows(answer, "the projects of a group"):
+                if isinstance(row, dict) and isinstance(row.get("id"), int) and row["id"] not in seen:
+                    seen.add(row["id"])
+                    yield row
+            page = answer.headers.get("x-next-page", "")
+
     async def notes(self, path: str) -> list[Any]:
         """Return all notes of an issue or merge request; pages may be short, so only GitLab says which is the last.
 
@@ -160,6 +184,10 @@ class GitLabApi:
             raise Misconfigured(
                 f"{self.http.label} refuses the token: set GITLAB_TOKEN to a valid one with the scope read_api"
             )
+        if response.status == FORBIDDEN and (scopes := _scopes(response.json)):
+            raise Misconfigured(
+                f"the token of {self.http.label} lacks a scope (needed: {scopes}): set GITLAB_TOKEN to another"
+            )
         if response.status in (FORBIDDEN, NOT_FOUND):
             reason = "does not show" if response.status == FORBIDDEN else "has no"
             raise Withheld(f"{self.http.label} {reason} {path}", missing=response.status == NOT_FOUND)
@@ -190,6 +218,33 @@ def _rows(answer: HttpResponse, path: str) -> list[Any]:
     return answer.json
 
 
+def _scopes(answer: Any) -> str:  # any JSON value
+    """Return the scopes that a refusal asks for, empty where it has another reason."""
+    if not isinstance(answer, dict) or answer.get("error") != "insufficient_scope":
+        return ""
+    return ", ".join(str(answer.get("scope", "read_api")).split())
+
+
+def group_addresses(location: str, group: str, api: str) -> tuple[str, str]:
+    """Return the address of the API and the path of a group, where the location is that of the GitLab.
+
+    Raises:
+        Misconfigured: the location has more than the address of the GitLab.
+    """
+    root = api.rstrip("/").removesuffix("/api/v4") if api else location.rstrip("/")
+    scheme, _, rest = root.partition("://")
+    if location.rstrip("/") != root or "@" in rest or "?" in rest or (not api and "/" in rest):
+        raise Misconfigured(
+            "with the option group, the location of a source of kind 'gitlab' is the address of the GitLab alone, such"
+            " as https://gitlab.com; one below a path also needs the option api"
+        )
+    if not group.strip("/"):
+        raise Misconfigured(
+            "option group of a source of kind 'gitlab' is empty; give its path, such as acme/web"
+        )
+    return f"{scheme}://{rest}/api/v4", group.strip("/")
+
+
 def addresses(location: str, api: str) -> tuple[str, str]:
     """Return the address of the API and the path of the project, of a location such as https://host/group/project.
 
@@ -212,7 +267,7 @@ def addresses(location: str, api: str) -> tuple[str, str]:
     if "/" not in path or "@" in host or "?" in path or "/-/" in f"{path}/":
         raise Misconfigured(
             f"location {location.partition('@')[2] or location} is no project of GitLab; write it as"
-            " https://host/group/project"
+            " https://host/group/project, or give https://host and the option group"
         )
     return f"{root}/api/v4", path
 

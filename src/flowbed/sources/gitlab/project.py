@@ -85,6 +85,32 @@ class Project:
                 raw.close()
             await http.aclose()
 
+    async def look(self) -> tuple[str, ...]:
+        """Ask what of the project the token can see."""
+        http = open_http(self.base_url, self.token)
+        try:
+            api = GitLabApi(http=http, sleep=self.sleep)
+            try:
+                project = await api.get(f"/projects/{escaped(self.path)}")
+            except Withheld as error:
+                raise Misconfigured(unseen(self.location, self.token)) from error
+            reads, lines = [], []
+            for kind in (*KINDS, "wiki"):
+                if not is_on(project, kind):
+                    lines.append(f"{NAMES[kind]}: switched off in the project")
+                    continue
+                try:
+                    path = f"/projects/{project['id']}/{'wikis' if kind == 'wiki' else kind}"
+                    await api.get(path, per_page=1)
+                    reads.append(NAMES[kind])
+                except Withheld as error:
+                    lines.append(f"{NAMES[kind]}: {error}; the token's user may not see them")
+        finally:
+            await http.aclose()
+        lines += [] if self.token else ["GITLAB_TOKEN is not set: only what is public is read"]
+        name = project.get("path_with_namespace", self.path)
+        return (f"GitLab project {name}: reads {', '.join(reads) or 'nothing'}", *lines)
+
     def linked(self, link: str, cursor: str) -> Linked | None:
         """Return what the address of an issue, a merge request, a note or a wiki page points to."""
         found = place(link, self.base_url.removesuffix("/api/v4"))
@@ -141,10 +167,7 @@ class _Reading:
             await self._open()
         except Withheld as error:
             if self.first:
-                raise Misconfigured(
-                    f"{self.source.location} does not exist, or GITLAB_TOKEN may not see it: it needs the scope"
-                    " read_api and a member of the project"
-                ) from error
+                raise Misconfigured(unseen(self.source.location, self.source.token)) from error
             self._kept(self.source.location, error)
             return False
         return True
@@ -189,7 +212,7 @@ class _Reading:
 
     def _is_on(self, kind: str) -> bool:
         """Tell whether the project has issues, merge requests or a wiki; older versions do not say."""
-        return bool(self.project.get(f"{kind}_access_level", "enabled") != "disabled")
+        return is_on(self.project, kind)
 
     def _kept(self, subject: str, error: Rejected) -> None:
         self.trouble = True
@@ -357,6 +380,18 @@ class _Reading:
         except Rejected as error:
             self._malformed(name, str(error), document=name)
         return slug
+
+
+def is_on(project: Mapping[str, Any], kind: str) -> bool:
+    """Tell whether a project has issues, merge requests or a wiki; older versions do not say."""
+    return bool(project.get(f"{kind}_access_level", "enabled") != "disabled")
+
+
+def unseen(what: str, token: str) -> str:
+    """Say what to do where GitLab does not show a project or a group."""
+    if not token:
+        return f"{what} does not exist, or is not public: set GITLAB_TOKEN to a token with the scope read_api"
+    return f"{what} does not exist, or GITLAB_TOKEN may not see it: it needs the scope read_api and a member of it"
 
 
 def _held(made: Document) -> Document:

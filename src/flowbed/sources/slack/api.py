@@ -70,6 +70,10 @@ class SlackRefusal(Rejected):
         self.code = code
 
 
+class MissingScope(Misconfigured):
+    """The token lacks a scope, which other channels may not need."""
+
+
 class NoAnswer(Transient):
     """A call failed several times; `alone` says that no other call was answered meanwhile."""
 
@@ -158,9 +162,8 @@ class SlackApi:
         if code in PASSING:
             return None, code
         if code in OF_THE_TOKEN:
-            raise Misconfigured(
-                self.http.redacted(f"Slack refuses the token for {method}: {code}{_scopes(answer)}")
-            )
+            kind = MissingScope if code == "missing_scope" else Misconfigured
+            raise kind(self.http.redacted(f"Slack refuses the token for {method}: {code}{_scopes(answer)}"))
         raise SlackRefusal(method, code)
 
     def _note_date(self, headers: Mapping[str, str]) -> None:

@@ -15,7 +15,7 @@ from flowbed.records import Entry, Page, Problem
 from flowbed.sources.paging import PAGE_ENTRIES
 from flowbed.sources.raw_answers import RawAnswers, opened, unkept
 from flowbed.sources.slack import positions as stored
-from flowbed.sources.slack.api import NoAnswer, SlackApi, SlackRefusal, open_http
+from flowbed.sources.slack.api import MissingScope, NoAnswer, SlackApi, SlackRefusal, open_http
 from flowbed.sources.slack.estimate import in_words
 from flowbed.sources.slack.links import ANY_WORKSPACE, linked_in_workspace
 from flowbed.sources.slack.messages import Channel, etag, read_document
@@ -179,6 +179,7 @@ class _Fetch:
     entries: list[Entry] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
+    unscoped: list[MissingScope] = field(default_factory=list)
     trouble: bool = False
 
     async def pages(self) -> AsyncGenerator[Page]:
@@ -233,11 +234,15 @@ class _Fetch:
             async with aclosing(reading.steps()) as steps:
                 async for found in steps:
                     yield found
-        except (SlackRefusal, NoAnswer) as error:
+        except (SlackRefusal, MissingScope, NoAnswer) as error:
             if isinstance(error, NoAnswer) and error.alone:
                 raise  # not the channel: Slack does not answer at all
+            if isinstance(error, MissingScope):
+                self.unscoped.append(error)
+                if len(self.unscoped) == len(self.readings):
+                    raise  # not the channel: nothing can be read
             self.trouble = True
-            said = str(error).partition(";")[0]
+            said = str(error) if isinstance(error, MissingScope) else str(error).partition(";")[0]
             yield Found(
                 problems=[
                     Problem(

@@ -60,7 +60,9 @@ class GitLab:
     """The project and its script; `before` is called before each request is answered, to change things meanwhile.
 
     The faults: `storm` requests are answered 429, `outage` ones 502, and `cut` ones by half a body. A project that is
-    not `visible` answers 404, and kinds in `forbidden` answer 403. Requests need the `token`, if there is one.
+    not `visible` answers 404, and kinds in `forbidden` answer 403; everything does if the token is not `scoped`. The
+    project does not have those in `switched_off` (`issues`, `merge_requests`, `wiki`). Requests need the `token`, if
+    there is one.
     """
 
     path: str = "web/app"
@@ -72,6 +74,8 @@ class GitLab:
     cut: int = 0
     visible: bool = True
     forbidden: set[str] = field(default_factory=set)
+    switched_off: set[str] = field(default_factory=set)
+    scoped: bool = True
     before: Callable[[Request], None] = field(default=lambda _request: None, repr=False)
     now: datetime = START
     requests: list[str] = field(default_factory=list)
@@ -252,6 +256,8 @@ class GitLab:
     def _answered(self, request: Request) -> Answer:
         if self.token and request.headers.get("private-token") != self.token:
             return _json(401, {"message": "401 Unauthorized"})
+        if not self.scoped:
+            return _json(403, {"error": "insufficient_scope", "scope": "api read_api"})
         query = dict(parse_qsl(request.query))
         try:
             return self._route(request.path, query)
@@ -265,7 +271,7 @@ class GitLab:
         if below is None or below[1] not in (self.path, str(self.number)) or not self.visible:
             raise _RefusalError(404, "404 Project Not Found")
         if below[2] is None:
-            return _json(200, self._project())
+            return _json(200, self.described())
         kind, *rest = below[2].split("/")
         if kind in self.forbidden:
             raise _RefusalError(403, "403 Forbidden")
@@ -281,14 +287,17 @@ class GitLab:
             return self._list(self.notes[kind, iid], query, shown=lambda note: not note.get("hidden"))
         return _json(200, self._row(kind, iid))
 
-    def _project(self) -> dict[str, Any]:
+    def described(self) -> dict[str, Any]:
+        """Return the project as the API shows it."""
+        levels = {
+            f"{kind}_access_level": "disabled" if kind in self.switched_off else "enabled"
+            for kind in ("issues", "merge_requests", "wiki")
+        }
         return {
             "id": self.number,
             "path_with_namespace": self.path,
             "web_url": f"{self.url}/{self.path}",
-            "issues_access_level": "enabled",
-            "merge_requests_access_level": "enabled",
-            "wiki_access_level": "enabled",
+            **levels,
         }
 
     def _row(self, kind: str, iid: int) -> dict[str, Any]:
@@ -326,6 +335,41 @@ class GitLab:
             (b"x-total", b"%d" % len(found)),
         )
         return Answer(status=200, body=answer.body, headers=headers)
+
+
+@dataclass
+class GitLabGroup:
+    """A group of projects on one GitLab, each with its own script and faults; the `visible` ones are listed.
+
+    `requests` are those for the group itself.
+    """
+
+    path: str
+    projects: Sequence[GitLab]
+    requests: list[str] = field(default_factory=list)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI request, or let its project answer."""
+        path = unquote(scope["path"]) if scope["type"] == "http" else ""
+        if f"{path}/".startswith(f"/api/v4/groups/{self.path}/projects/"):
+            request = await read_request(scope, receive)
+            if request is not None:
+                self.requests.append(request.query)
+                await send_answer(send, self._listed(dict(parse_qsl(request.query))))
+            return
+        named = path.removeprefix("/api/v4/projects/")
+        for each in self.projects:
+            if any(f"{named}/".startswith(f"{name}/") for name in (each.path, str(each.number))):
+                await each(scope, receive, send)
+                return
+        await send_answer(send, _json(404, {"message": "404 Not Found"}))
+
+    def _listed(self, query: Mapping[str, str]) -> Answer:
+        found = [each.described() for each in self.projects if each.visible]
+        size, page = min(int(query.get("per_page", 20)), LARGEST_PAGE), int(query.get("page", 1))
+        answer = _json(200, found[(page - 1) * size : page * size])
+        following = str(page + 1) if page * size < len(found) else ""
+        return Answer(status=200, body=answer.body, headers=((b"x-next-page", following.encode()),))
 
 
 def sample() -> GitLab:

@@ -206,11 +206,13 @@ class SlackSimulator:
     def _missing_scope(self, method: str, arguments: Mapping[str, str]) -> str:
         if not self.scopes:
             return ""
+        channel = self.workspace.channels.get(arguments.get("channel", ""))
+        history = "groups:history" if channel is not None and channel.private else "channels:history"
         needed = {
             "users.list": "users:read",
             "users.info": "users:read",
-            "conversations.history": "channels:history",
-            "conversations.replies": "channels:history",
+            "conversations.history": history,
+            "conversations.replies": history,
         }.get(method, "")
         if method == "conversations.list":
             needed = "groups:read" if "private" in arguments.get("types", "") else "channels:read"
