@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
     from tests.support.s3 import S3Server
 
+    from flowbed.sources.extraction.process import Parsers
+
 # Contracts are in the package, for third parties too; this makes pytest explain their failed assertions.
 pytest.register_assert_rewrite("flowbed.testing", "tests.support")
 pytest_plugins = ["tests.support.projects"]
@@ -58,6 +60,20 @@ def lacking() -> Callable[[str], NoReturn]:
         pytest.skip(what)
 
     return say
+
+
+@pytest.fixture(scope="session")
+def document_parsers(lacking: Callable[[str], NoReturn]) -> Iterator[Parsers]:
+    """Yield the one process that parses files for all tests; also a test's leave to read documents and code."""
+    from flowbed.sources.extraction.process import Limits, Parsers
+    from flowbed.sources.files.formats import FORMATS, missing
+
+    for form in FORMATS.values():
+        if reason := missing(form):
+            lacking(reason)
+    parsers = Parsers(Limits(seconds=20, memory_bytes=2**30, characters=1_000_000))
+    yield parsers
+    parsers.close()
 
 
 @pytest.fixture

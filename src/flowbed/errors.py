@@ -8,6 +8,7 @@
     │   └── Unavailable  a provider is known to be down: wait for `retry_after` seconds
     ├── Conflict         someone else wrote first: read again and decide again
     ├── Rejected         this input will never be accepted: it is recorded with its reason and skipped
+    │   ├── Unreadable   a file without text to index: it is skipped, which is no failure
     │   ├── NotFound     the thing named does not exist
     │   ├── Unauthorized the key is missing, unknown or revoked: send a valid one
     │   ├── Forbidden    the key lacks the permission: use another one
@@ -81,6 +82,10 @@ class Rejected(Error):
         self.inputs = tuple(inputs)
         self.param = param
         self.code = code
+
+
+class Unreadable(Rejected):
+    """A file has no text that could be indexed, such as an encrypted one: it is skipped and reported."""
 
 
 class NotFound(Rejected):

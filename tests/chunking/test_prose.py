@@ -219,7 +219,7 @@ def test_document_metadata_is_on_every_chunk() -> None:
 
 def test_unknown_kind_is_misconfigured() -> None:
     """An unknown kind is refused, and the message lists the known ones."""
-    with pytest.raises(Misconfigured, match="the kinds are: issue, text, markdown, receipt, conversation"):
+    with pytest.raises(Misconfigured, match="the kinds are: code, conversation, extract, issue,"):
         made("x", "film")
 
 

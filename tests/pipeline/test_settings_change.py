@@ -135,14 +135,14 @@ async def test_run_deletion_guard_counts_documents_before_the_fetch(project: Pro
 
 
 async def test_run_file_that_is_no_text_keeps_its_old_chunks(notes: Project) -> None:
-    """A file that is no text any more fails, and its old text stays searchable until it is text again or deleted."""
+    """A file that is no text any more fails, and its old text stays searchable until it can be read again."""
     file = notes.folder / "notes" / "one.txt"
     text = file.read_text()
     file.write_bytes(text.encode("utf-16"))
     async with await notes.open() as bed:
         report = await bed.run()
         (problem,) = report.failures
-        assert "are kept until it is text again" in problem.reason
+        assert "are kept until it can be read again" in problem.reason
         assert text in notes.documents("notes").values()
         file.unlink()
         assert (await bed.run()).failed == 0

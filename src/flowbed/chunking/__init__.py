@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flowbed.records import Chunk, Document, Reading
 
 # Increase it whenever the same document and rules would yield other chunks, so that stored chunks are rebuilt.
-REVISION = 3
+REVISION = 4
 
 # Fewer tokens are only a few words, which search cannot find, and a title would get less than a word.
 LEAST_CAPACITY = 16
@@ -30,14 +30,17 @@ MOST_CAPACITY = 10_000_000
 # Readings kept while a document is chunked: what is sent of a chunk was read before, when its tokens were counted.
 REMEMBERED = 1_024
 
-# Loaded by name, so that listing and submitting never import a splitter or a parser.
+# The router, by kind of document. Loaded by name, so that listing and submitting never import a splitter or a parser.
 KINDS = {
-    "issue": "flowbed.chunking.issue:chunk_issue",
-    "text": "flowbed.chunking.text:chunk_text",
-    "markdown": "flowbed.chunking.markdown:chunk_markdown",
-    "receipt": "flowbed.chunking.receipt:chunk_receipt",
+    "code": "flowbed.chunking.code:chunk_code",
     "conversation": "flowbed.chunking.conversation:chunk_conversation",
+    "extract": "flowbed.chunking.extract:chunk_extract",
+    "issue": "flowbed.chunking.issue:chunk_issue",
+    "markdown": "flowbed.chunking.markdown:chunk_markdown",
     "prepared": "flowbed.chunking.prepared:chunk_prepared",
+    "receipt": "flowbed.chunking.receipt:chunk_receipt",
+    "table": "flowbed.chunking.table:chunk_table",
+    "text": "flowbed.chunking.text:chunk_text",
 }
 
 

@@ -1,20 +1,21 @@
-"""Divide Markdown so that code, stack traces and tables stay whole where they fit, and tables keep their header."""
+"""Divide structured text: code, stack traces and tables stay whole where they fit, and tables keep their header."""
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from dataclasses import dataclass, replace
+from bisect import bisect_left, bisect_right
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from flowbed.chunking.markdown import Block, heading_paths, outline
+from flowbed.chunking.outline import Block, Outline, heading_paths
 from flowbed.chunking.passages import (
     CHARACTERS_PER_TOKEN,
     LINE,
     PARAGRAPH,
     Cut,
     Passage,
+    Piece,
     line_starts,
     passages,
     shortened,
@@ -39,26 +40,13 @@ LEAST_FRAMES = 2
 CELL = re.compile(r"(?<!\\)\|")
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of a text: what readers see, and `context`, the header of a table that is sent in front of later rows."""
-
-    start: int
-    end: int
-    text: str
-    headings: str = ""
-    context: str = ""
-
-
-def divided(text: str, capacity: int, count: Callable[[str], int], turn: Callable[[], None]) -> list[Piece]:
-    """Divide Markdown into pieces of at most `capacity` tokens, their context included.
+def divided(text: str, outline: Outline, capacity: int, count: Callable[[str], int]) -> list[Piece]:
+    """Divide a text into pieces of at most `capacity` tokens, their context included.
 
     A block of code, a stack trace or a table is cut only if it does not fit, and then between its lines. Rows of a
-    table that is cut have its header in front; a row that does not fit is written as `column: value` lines. `turn` is
-    called now and then, and may raise where the work is no longer wanted.
+    table that is cut have its header in front; a row that does not fit is written as `column: value` lines.
     """
-    cuts, headings, blocks = outline(text, turn)
-    cuts, tables = _kept_whole(text, cuts, _atoms(text, blocks), capacity, count)
+    cuts, tables = kept_whole(text, outline.cuts, atoms(text, outline.blocks), capacity, count)
     found: list[Piece] = []
     position = 0
     for start, table in [*tables, (len(text), None)]:
@@ -66,12 +54,12 @@ def divided(text: str, capacity: int, count: Callable[[str], int], turn: Callabl
         if table is not None:
             found += _rows(text, start, table, capacity, count)
             position = table.end
-    spans = [Passage(piece.start, piece.end) for piece in found]
-    paths = heading_paths(text, spans, headings)
+    spans = [(piece.start, piece.end) for piece in found]
+    paths = heading_paths(text, spans, outline.headings)
     return [replace(piece, headings=path) for piece, path in zip(found, paths, strict=True)]
 
 
-def _atoms(text: str, blocks: Sequence[Block]) -> list[Block]:
+def atoms(text: str, blocks: Sequence[Block]) -> list[Block]:
     """Return code, tables and stack traces in order; one inside another is part of it."""
     found: list[Block] = []
     for block in sorted([*blocks, *traces(text)], key=lambda block: (block.start, -block.end)):
@@ -108,8 +96,8 @@ def _indented(line: str) -> bool:
     return line[:1] in " \t" and bool(line.strip())
 
 
-def _kept_whole(
-    text: str, cuts: Sequence[Cut], atoms: Sequence[Block], capacity: int, count: Callable[[str], int]
+def kept_whole(
+    text: str, cuts: Sequence[Cut], whole: Sequence[Block], capacity: int, count: Callable[[str], int]
 ) -> tuple[list[Cut], list[tuple[int, Block]]]:
     """Remove the cuts inside atoms that fit; also return the tables that do not, with the start of their heading."""
     longest = capacity * CHARACTERS_PER_TOKEN
@@ -120,7 +108,7 @@ def _kept_whole(
     kept: list[Cut] = []
     tables: list[tuple[int, Block]] = []
     waiting = list(cuts)
-    for atom in atoms:
+    for atom in whole:
         place = bisect_right(waiting, atom.start, key=lambda cut: cut.offset)
         past = bisect_right(waiting, atom.end - 1, key=lambda cut: cut.offset)
         kept += waiting[:place]
@@ -146,7 +134,9 @@ def _prose(
 ) -> Iterator[Piece]:
     if not text[start:end].strip():
         return
-    here = [replace(cut, offset=cut.offset - start) for cut in cuts if start <= cut.offset < end]
+    first_cut = bisect_left(cuts, start, key=lambda cut: cut.offset)
+    past_cut = bisect_left(cuts, end, key=lambda cut: cut.offset)
+    here = [replace(cut, offset=cut.offset - start) for cut in cuts[first_cut:past_cut]]
     if not here or here[0].offset:
         here.insert(0, Cut(0, PARAGRAPH))
     for passage in passages(text[start:end], here, capacity, count, _split):
@@ -161,53 +151,75 @@ def _split(text: str, capacity: int, measure: Measure) -> list[tuple[int, str]]:
 
 
 def _rows(text: str, start: int, table: Block, capacity: int, count: Callable[[str], int]) -> list[Piece]:
-    """Divide a table that does not fit; `start` is where its heading begins, or the table itself."""
+    """Divide a table of Markdown that does not fit; `start` is where its heading begins, or the table itself."""
     header = text[table.start : table.rows].strip()
-    context = shortened(header, capacity // 2, count) + "\n"
+    starts = [*(table.rows + offset for offset in line_starts(text[table.rows : table.end])), table.end]
+    rows = [(first, last, _cells) for first, last in pairwise(starts)]
+    columns = _cells(header.partition("\n")[0])
+    return divided_rows(text, (start, table.start, table.rows), rows, columns, capacity, count)
+
+
+def divided_rows(
+    text: str,
+    head: tuple[int, int, int],
+    rows: Sequence[tuple[int, int, Callable[[str], list[str]]]],
+    columns: Sequence[str],
+    capacity: int,
+    count: Callable[[str], int],
+) -> list[Piece]:
+    """Divide a table between its rows, each with its ends and what divides it into cells.
+
+    `head` is where what stands above the table begins, where its header begins, and where that ends. Later pieces have
+    the header as context; a row that does not fit becomes lines `column: value`.
+    """
+    start, begin, end = head
+    header = text[begin:end].strip()
+    context = f"{shortened(header, capacity // 2, count)}\n" if header else ""
     room = capacity - count(context)
     # The first piece also has the heading above the table.
-    whole_header = start == table.start and context.strip() == header
+    whole_header = start == begin and context.strip() == header
     found: list[Piece] = []
     if not whole_header:
-        found += _prose(text, [], start, table.rows, capacity, count)
-    columns = _cells(header.splitlines()[0])
-    begin = table.rows
-    starts = [*(table.rows + offset for offset in line_starts(text[table.rows : table.end])), table.end]
-    for first, last in pairwise(starts):
+        found += _prose(text, [], start, end, capacity, count)
+    packed: list[int] = []
+    position = end
+    for first, last, cells in rows:
         row = text[first:last].strip()
-        if count(row) > room or len(row) > room * CHARACTERS_PER_TOKEN:
-            found += _packed(text, begin, first, context, room, count)
-            found += _by_column(row, columns, Passage(*trim(text, first, last)), capacity, count)
-            begin = last
-    found += _packed(text, begin, table.end, context, room, count)
-    if whole_header and found:
-        if found[0].context and found[0].start == trim(text, table.rows, found[0].end)[0]:
+        if len(row) > room * CHARACTERS_PER_TOKEN or count(row) > room:
+            found += _packed(text, packed, first, context, room, count)
+            found += _by_column(cells(row), columns, Passage(*trim(text, first, last)), capacity, count)
+            packed = []
+        else:
+            packed.append(first)
+        position = last
+    found += _packed(text, packed, position, context, room, count)
+    if whole_header and header and found:
+        if found[0].context and found[0].start == trim(text, end, found[0].end)[0]:
             found[0] = Piece(start, found[0].end, text[start : found[0].end])
         else:
-            found[:0] = _prose(text, [], start, table.rows, capacity, count)
+            found[:0] = _prose(text, [], start, end, capacity, count)
     return found
 
 
 def _packed(
-    text: str, start: int, end: int, context: str, room: int, count: Callable[[str], int]
+    text: str, starts: Sequence[int], end: int, context: str, room: int, count: Callable[[str], int]
 ) -> Iterator[Piece]:
-    cuts = [Cut(start + offset, LINE) for offset in line_starts(text[start:end])]
-    for piece in _prose(text, cuts, start, end, room, count):
-        yield replace(piece, context=context)
+    """Put rows, each of which fits, into pieces."""
+    if starts:
+        for piece in _prose(text, [Cut(start, LINE) for start in starts], starts[0], end, room, count):
+            yield replace(piece, context=context)
 
 
 def _by_column(
-    row: str, columns: Sequence[str], place: Passage, capacity: int, count: Callable[[str], int]
+    cells: Sequence[str], columns: Sequence[str], place: Passage, capacity: int, count: Callable[[str], int]
 ) -> Iterator[Piece]:
     """Write a row that does not fit as lines `column: value`, in as many pieces as it takes."""
-    cells = _cells(row)
     names = [*columns, *("" for _ in cells[len(columns) :])]
     written = "\n".join(
         f"{name}: {cell}" if name else cell for name, cell in zip(names, cells, strict=False) if cell
     )
-    for piece in _prose(
-        written, [Cut(at, LINE) for at in line_starts(written)], 0, len(written), capacity, count
-    ):
+    lines = [Cut(at, LINE) for at in line_starts(written)]
+    for piece in _prose(written, lines, 0, len(written), capacity, count):
         yield Piece(place.start, place.end, piece.text)
 
 

@@ -6,9 +6,10 @@ import zlib
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from flowbed.chunking.atoms import Piece, divided
+from flowbed.chunking.atoms import divided
+from flowbed.chunking.markdown import outline
 from flowbed.chunking.metadata import chunk_metadata, require_modest
-from flowbed.chunking.passages import CHARACTERS_PER_TOKEN, REMEMBERED, TITLE_SHARE, shortened
+from flowbed.chunking.passages import CHARACTERS_PER_TOKEN, REMEMBERED, TITLE_SHARE, Piece, shortened
 from flowbed.records import Chunk
 from flowbed.records.issues import Issue
 
@@ -128,7 +129,9 @@ class _Builder:
         return len(text) <= room * CHARACTERS_PER_TOKEN and self._count(text) <= room
 
     def _pieces(self, text: str, front: str) -> list[Piece]:
-        return divided(text, self._rules.capacity - self._count(front), self._count, self._turn)
+        return divided(
+            text, outline(text, self._turn), self._rules.capacity - self._count(front), self._count
+        )
 
     def _front(self, author: str = "") -> str:
         """Return what is sent in front of a piece: the title, the labels, and the author of a note."""

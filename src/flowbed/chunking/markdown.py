@@ -1,24 +1,16 @@
-"""Markdown: split at headings, then at blocks from the outside in, then at lines, then at sentences."""
+"""Markdown: split at headings, then at blocks from the outside in; code and tables stay whole where they fit."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from markdown_it import MarkdownIt
 
-from flowbed.chunking.passages import (
-    BLANK_LINE,
-    LINE,
-    LINE_END,
-    PARAGRAPH,
-    Cut,
-    Passage,
-    assemble,
-    line_starts,
-    passages,
-)
+from flowbed.chunking.atoms import divided
+from flowbed.chunking.outline import Block, Heading, Outline
+from flowbed.chunking.passages import BLANK_LINE, LINE, LINE_END, PARAGRAPH, Cut, assemble, line_starts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +19,7 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
     from flowbed.chunking import Rules
-    from flowbed.chunking.passages import Measure
+    from flowbed.chunking.passages import Piece
     from flowbed.records import Chunk, Document
 
 FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*(?:\r\n?|\n).*?(?:\r\n?|\n)\1[ \t]*(?=\r|\n|\Z)", re.DOTALL)
@@ -46,45 +38,20 @@ HEADER_LINES = 2
 TURN = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Heading:
-    """A heading of the document itself, not one inside a quotation or list."""
-
-    start: int
-    end: int
-    level: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A block of code or a table; `rows` is where a table's first row after its header begins, 0 for code."""
-
-    start: int
-    end: int
-    rows: int = 0
-
-
 def chunk_markdown(document: Document, rules: Rules, count: Callable[[str], int]) -> list[Chunk]:
     """Split a Markdown document into chunks, each with the path of its headings."""
-    from semantic_text_splitter import MarkdownSplitter  # heavy; not needed to list or submit work
 
     def turn() -> None:
         count("")  # which raises where the work is no longer wanted
 
-    def divide(capacity: int, count: Callable[[str], int]) -> list[tuple[Passage, str]]:
-        def split(text: str, capacity: int, measure: Measure) -> list[tuple[int, str]]:
-            return MarkdownSplitter.from_callback(measure, capacity).chunk_indices(text)
-
-        cuts, headings, _ = outline(document.text, turn)
-        found = passages(document.text, cuts, capacity, count, split)
-        return list(zip(found, heading_paths(document.text, found, headings), strict=True))
+    def divide(capacity: int, count: Callable[[str], int]) -> list[Piece]:
+        return divided(document.text, outline(document.text, turn), capacity, count)
 
     return assemble(document, rules, count, divide)
 
 
-def outline(text: str, turn: Callable[[], None]) -> tuple[list[Cut], list[Heading], list[Block]]:
-    """Find the places where Markdown can be cut, its headings, its code and its tables.
+def outline(text: str, turn: Callable[[], None]) -> Outline:
+    """Find the structure of a Markdown text.
 
     `turn` is called every TURN blocks.
 
@@ -115,7 +82,7 @@ def outline(text: str, turn: Callable[[], None]) -> tuple[list[Cut], list[Headin
         elif token.type == "table_open":
             blocks.append(Block(starts[line], starts[past], starts[min(line + HEADER_LINES, past)]))
         ranks[line] = min(ranks.get(line, LINE), rank)
-    return _cuts(text, starts, ranks, headings), headings, blocks
+    return Outline(_cuts(text, starts, ranks, headings), headings, blocks)
 
 
 def _cuts(
@@ -142,23 +109,6 @@ def _cuts(
         inside = ends.get(start, 0)
         blank = False
     return cuts or [Cut(0, PARAGRAPH)]
-
-
-def heading_paths(text: str, found: Sequence[Passage], headings: Sequence[Heading]) -> list[str]:
-    """Return, for each passage, the headings above its first text, outermost first, joined with ` > `."""
-    paths = []
-    path: list[Heading] = []
-    waiting = list(reversed(headings))
-    for passage in found:
-        position = passage.start
-        while waiting and waiting[-1].start <= position:
-            heading = waiting.pop()
-            path = [*(above for above in path if above.level < heading.level), heading]
-            if heading.end > position:
-                rest = text[heading.end : passage.end]
-                position = heading.end + len(rest) - len(rest.lstrip())
-        paths.append(" > ".join(heading.text for heading in path if heading.text))
-    return paths
 
 
 def _heading(content: Token, level: int, start: int, end: int) -> Heading:

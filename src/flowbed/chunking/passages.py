@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
@@ -63,6 +63,21 @@ class Passage:
 
     start: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a text: what readers see, and `context`, which is sent in front of it, such as the header of a table.
+
+    `place` says as metadata where it is, besides its offsets.
+    """
+
+    start: int
+    end: int
+    text: str
+    headings: str = ""
+    context: str = ""
+    place: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 # Splits a text without cuts into (character offset, part), each of at most the given size by the given measure.
@@ -150,37 +165,36 @@ def assemble(
     document: Document,
     rules: Rules,
     count: Callable[[str], int],
-    divide: Callable[[int, Callable[[str], int]], list[tuple[Passage, str]]],
+    divide: Callable[[int, Callable[[str], int]], list[Piece]],
 ) -> list[Chunk]:
-    """Build the chunks of a prose document: the passages found by `divide`, each with the title in front.
+    """Build the chunks of a prose document: the pieces found by `divide`, each with the title in front.
 
-    `divide` gets the capacity and a function that counts the tokens sent for a text; it returns passages and their
-    headings. A title longer than its share is shortened in what is sent, never in the metadata. A document without text
-    becomes a chunk of its title; one with neither has no chunks.
+    `divide` gets the capacity and a function that counts the tokens sent for a text. A title longer than its share is
+    shortened in what is sent, never in the metadata. A document without text becomes a chunk of its title; one with
+    neither has no chunks.
     """
     # Tokenizing is nearly all of the work, and a text may be counted as a block, as a stretch and as a chunk.
     count = lru_cache(maxsize=REMEMBERED)(count)
     title = " ".join(document.title.split())
-    if not document.text.strip():
-        if not title:
-            return []
+    front = shortened(title, rules.capacity // TITLE_SHARE, count) + "\n\n" if title else ""
+    capacity = rules.capacity - (count(front) if front else 0)
+    divided = divide(capacity, count) if document.text.strip() else []
+    if not divided and title:
         sent = shortened(title, rules.capacity, count)
         metadata = chunk_metadata(document, rules, {"title": title})
         return [_chunk(document, rules, 0, title, sent, metadata, count)]
-    front = shortened(title, rules.capacity // TITLE_SHARE, count) + "\n\n" if title else ""
-    capacity = rules.capacity - (count(front) if front else 0)
-    divided = divide(capacity, count)
     require_modest([title, *document.metadata.values()], len(divided))
     chunks = []
-    for ordinal, (passage, headings) in enumerate(divided):
-        text = document.text[passage.start : passage.end]
-        own: dict[str, Scalar] = {"start": passage.start, "end": passage.end}
-        if headings:
-            own["headings"] = headings
+    for ordinal, piece in enumerate(divided):
+        own: dict[str, Scalar] = {"start": piece.start, "end": piece.end}
+        if piece.headings:
+            own["headings"] = piece.headings
+        own.update(piece.place)
         if title:
             own["title"] = title
         metadata = chunk_metadata(document, rules, own)
-        chunks.append(_chunk(document, rules, ordinal, text, front + text, metadata, count))
+        sent = front + piece.context + piece.text
+        chunks.append(_chunk(document, rules, ordinal, piece.text, sent, metadata, count))
     return chunks
 
 

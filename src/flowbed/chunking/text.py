@@ -1,10 +1,11 @@
-"""Plain text: split at paragraphs, then at lines, then at sentences."""
+"""Plain text: split at paragraphs, then at lines, then at sentences; stack traces stay whole where they fit."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flowbed.chunking.passages import LINE, PARAGRAPH, Cut, Passage, assemble, line_starts, passages
+from flowbed.chunking.atoms import kept_whole, traces
+from flowbed.chunking.passages import LINE, PARAGRAPH, Cut, Piece, assemble, line_starts, passages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,12 +19,15 @@ def chunk_text(document: Document, rules: Rules, count: Callable[[str], int]) ->
     """Split a plain text document into chunks."""
     from semantic_text_splitter import TextSplitter  # heavy; not needed to list or submit work
 
-    def divide(capacity: int, count: Callable[[str], int]) -> list[tuple[Passage, str]]:
-        def split(text: str, capacity: int, measure: Measure) -> list[tuple[int, str]]:
-            return TextSplitter.from_callback(measure, capacity).chunk_indices(text)
+    text = document.text
 
-        found = passages(document.text, text_cuts(document.text), capacity, count, split)
-        return [(passage, "") for passage in found]
+    def split(text: str, capacity: int, measure: Measure) -> list[tuple[int, str]]:
+        return TextSplitter.from_callback(measure, capacity).chunk_indices(text)
+
+    def divide(capacity: int, count: Callable[[str], int]) -> list[Piece]:
+        cuts, _ = kept_whole(text, text_cuts(text), list(traces(text)), capacity, count)
+        found = passages(text, cuts, capacity, count, split)
+        return [Piece(each.start, each.end, text[each.start : each.end]) for each in found]
 
     return assemble(document, rules, count, divide)
 

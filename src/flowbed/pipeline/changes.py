@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flowbed.chunking import chunk_as_read
-from flowbed.errors import Rejected
+from flowbed.errors import Rejected, Unreadable
 from flowbed.index.forgotten import Blocked
 from flowbed.ledger import DocumentRow
 from flowbed.ledger.text import require_storable
@@ -269,7 +269,14 @@ def _read(
             documents.append(_Read(entry, digest, chunks))
             made += len(chunks or ())
         except Rejected as error:
-            problems.append(Problem(subject=entry.document, reason=str(error), document=entry.document))
+            problem = Problem(
+                subject=entry.document,
+                reason=str(error),
+                document=entry.document,
+                skipped=isinstance(error, Unreadable),
+            )
+            # What is indexed of it is older than the file.
+            problems.append(_was_text(problem) if problem.skipped and entry.document in known else problem)
     return documents, problems
 
 
@@ -429,5 +436,5 @@ def _doubt(
 
 
 def _was_text(problem: Problem) -> Problem:
-    reason = f"{problem.reason}; its indexed chunks are kept until it is text again or deleted"
+    reason = f"{problem.reason}; its indexed chunks are kept until it can be read again or is deleted"
     return replace(problem, reason=reason, skipped=False)

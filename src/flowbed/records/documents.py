@@ -20,8 +20,8 @@ class Document:
     """One unit of a source: a file, a record, a receipt.
 
     `text` is the input of the chunker of `kind`: prose for `text` and `markdown`, the receipt's JSON for `receipt`,
-    the JSON of a `Conversation` for `conversation`, that of an `Issue` for `issue`, and the chunks that another program
-    has cut, as JSON, for `prepared`.
+    the JSON of a `Conversation` for `conversation`, that of an `Issue` for `issue`, that of an `Extract` for `extract`
+    and `code`, comma-separated values for `table`, and the chunks that another program has cut, as JSON, for `prepared`.
     """
 
     id: str
