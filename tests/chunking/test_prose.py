@@ -46,7 +46,10 @@ def section(heading: str, words: int) -> str:
 @pytest.mark.parametrize("kind", ["text", "markdown"])
 @given(text=TEXTS, title=st.sampled_from(["", "A title", "long " * 50]))
 def test_chunks_cover_the_text_in_order(kind: str, text: str, title: str) -> None:
-    """Chunks are the text between their offsets, in order, leaving out only white space."""
+    """Chunks are the text between their offsets, in order, leaving out only white space.
+
+    Only a row of a table that does not fit is written in another way, column by column.
+    """
     chunks = made(text, kind, SMALL, title=title)
     if not text.strip():
         assert [part.text for part in chunks] == [" ".join(title.split())] * bool(title)
@@ -56,7 +59,10 @@ def test_chunks_cover_the_text_in_order(kind: str, text: str, title: str) -> Non
         start, end = part.metadata["start"], part.metadata["end"]
         assert isinstance(start, int)
         assert isinstance(end, int)
-        assert text[start:end] == part.text
+        if part.text != text[start:end]:
+            assert kind == "markdown"
+            assert "|---|---|" in text[:end]
+            assert set(re.findall(r"\w+", part.text)) <= set(re.findall(r"\w+", text[:end]))
         assert part.text.strip()
         assert not text[position:start].strip()
         assert (part.ordinal, part.id) == (ordinal, f"docs#doc#{ordinal:05d}")

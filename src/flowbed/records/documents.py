@@ -21,7 +21,8 @@ class Document:
 
     `text` is the input of the chunker of `kind`: prose for `text` and `markdown`, the receipt's JSON for `receipt`,
     the JSON of a `Conversation` for `conversation`, that of an `Issue` for `issue`, that of an `Extract` for `extract`
-    and `code`, comma-separated values for `table`, and the chunks that another program has cut, as JSON, for `prepared`.
+    and `code`, comma-separated values for `table`, and the chunks that another program has cut, as JSON, for
+    `prepared`.
     """
 
     id: str
