@@ -96,19 +96,17 @@ def fix_everything(flowbed: Call) -> list[dict[str, Any]]:
     return first
 
 
-@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("damage", [flip, cut])
 @pytest.mark.parametrize("kind", [each for each in KINDS if each != "settings"])
 def test_damaged_file_is_reported_and_fixed_by_the_printed_command(
     kind: str,
     damage: Callable[[bytearray, random.Random], bytearray],
-    seed: int,
     harmed: Path,
     flowbed: Call,
 ) -> None:
     """Whatever was hit: no traceback, a run goes on or says why not, and afterwards all is as before."""
     healthy = contents_of(harmed)
-    chance = random.Random(seed)
+    chance = random.Random(1)
     file = chance.choice(files_of(harmed, kind))
     file.write_bytes(damage(bytearray(file.read_bytes()), chance))
     for command in (["run", "--json"], ["search", "tea"], ["status"], ["verify"], ["gc"]):
@@ -246,7 +244,7 @@ def test_repair_ledger_setting_that_names_another_file_is_left_alone(
     assert not list(harmed.glob("letter.txt?*"))
 
 
-@pytest.mark.parametrize("name", ["x y", "straße", "a[1]", "*", "-x", "a#b", "a?b", "50%25", "it's", "$HOME"])
+@pytest.mark.parametrize("name", ["x y straße", "a[1]*", "a?b#c", "50%25", "-x it's $HOME"])
 def test_project_folder_of_any_name_works(
     name: str, harmed: Path, flowbed: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
