@@ -1,6 +1,6 @@
 """Embed texts with LangChain or LlamaIndex, in the environment that has them, and print the vectors as JSON.
 
-python packages.py langchain|llamaindex '{"url": ..., "model": ..., "key": ..., "texts": [...]}'
+python packages.py langchain|llamaindex '[{"url": ..., "model": ..., "key": ..., "texts": [...]}, ...]'
 """
 
 from __future__ import annotations
@@ -60,6 +60,5 @@ def llamaindex(said: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(
-        json.dumps({"langchain": langchain, "llamaindex": llamaindex}[sys.argv[1]](json.loads(sys.argv[2])))
-    )
+    embed = {"langchain": langchain, "llamaindex": llamaindex}[sys.argv[1]]
+    sys.stdout.write(json.dumps([embed(said) for said in json.loads(sys.argv[2])]))

@@ -53,7 +53,7 @@ def test_s3_server_concurrent_conditional_writes_one_wins(
     s3_server: S3Server, tmp_path: Path, conditions: dict[str, str]
 ) -> None:
     s3 = client(s3_server.url)
-    for round_ in range(20):
+    for round_ in range(5):
         key = f"{tmp_path.name}/{round_}"
         if "IfMatch" in conditions:
             conditions = {"IfMatch": s3.put_object(Bucket="bucket", Key=key, Body=b"first")["ETag"]}
@@ -150,7 +150,7 @@ def test_s3_proxy_probability_is_repeatable(s3_server: S3Server, tmp_path: Path)
         fault = S3Fault(probability=0.3, before=SLOW_DOWN)
         with S3Proxy(s3_server.url, [fault], seed=seed) as proxy:
             s3 = client(proxy.url)
-            return [status(s3.put_object, Key=f"{tmp_path.name}/k", Body=b"x") for _ in range(40)]
+            return [status(s3.put_object, Key=f"{tmp_path.name}/k", Body=b"x") for _ in range(20)]
 
     first = outcomes(1)
     assert first == outcomes(1)

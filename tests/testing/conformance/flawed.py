@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from tests.testing.conformance.flaws import Flawed, Limiting
 
 from flowbed.testing.conformance import (
@@ -18,6 +19,7 @@ from flowbed.testing.conformance import (
     refusals,
     validation,
 )
+from flowbed.testing.conformance.jobs import SECOND
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running
 from flowbed.testing.simulators.openai import Model
 
@@ -26,11 +28,12 @@ if TYPE_CHECKING:
 
 NAME, KEY, LIMITED = "text-embedding-3-small", "sk-good", "sk-limited"
 WIDTH = 16
-SECONDS = 0.04  # of a batch: long enough to be seen in progress
+FAST = 20.0  # seconds of the server's clock in a second: checks wait until it shows another second
+SECONDS = 0.04 * FAST  # of a batch: long enough to be seen in progress
 STILL = 0.003  # seconds within which two readings of the clock belong to one request
 PATIENCE = 30.0  # seconds after which such a short batch is given up
 # The batch that a check cancels does not end before.
-STUCK = Fault(kind="stuck", text=f"number {batches.MANY - 1}", delay=0.05)
+STUCK = Fault(kind="stuck", text=f"number {batches.MANY - 1}", delay=0.05 * FAST)
 MODELS = {NAME: Model(dimensions=WIDTH)}
 # They take longer than all others together, and run only for flaws that they are about.
 LONG = {
@@ -47,18 +50,19 @@ LONG = {
 
 
 class Steady:
-    """A clock that stands still during one request.
+    """A fast clock that stands still during one request.
 
     The simulator reads its clock twice for each: a batch that ended in between would be completed without its output.
     """
 
     def __init__(self) -> None:
         self._looked, self._told = 0.0, 0.0
+        self._began, self._since = time.time(), time.monotonic()
 
     def __call__(self) -> float:
         looked, self._looked = self._looked, time.monotonic()
         if self._looked - looked > STILL:
-            self._told = time.time()
+            self._told = self._began + (self._looked - self._since) * FAST
         return self._told
 
 
@@ -87,7 +91,10 @@ async def examined(
 ) -> dict[Any, str]:
     """Examine a server with this flaw, and return the verdict of each check of the groups, or of those in `runs`."""
     checks = [check for check in CHECKS if check.group in groups and (runs is None or check.run in runs)]
-    async with running(server(flaw)) as url:
-        target = Target(url=f"{url}/v1", key=KEY, limited_key=LIMITED, batch_timeout=PATIENCE)
-        report = await examine(target, kinds=("async",), checks=checks)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (files, batches):
+            patch.setattr(module, "SECOND", SECOND / FAST)
+        async with running(server(flaw)) as url:
+            target = Target(url=f"{url}/v1", key=KEY, limited_key=LIMITED, batch_timeout=PATIENCE)
+            report = await examine(target, kinds=("async",), checks=checks)
     return {check.run: outcome.verdict for check, outcome in zip(checks, report.outcomes, strict=True)}
