@@ -45,7 +45,9 @@ async def test_servers_pass_every_check(seeded: Served, local: Served, upstream:
     )
     optional = {check.sentence for check in CHECKS if check.run.__name__ in OPTIONAL}
     for report in reports:
-        found = {verdict: [each for each in report.outcomes if each.verdict == verdict] for verdict in VERDICTS}
+        found = {
+            verdict: [each for each in report.outcomes if each.verdict == verdict] for verdict in VERDICTS
+        }
         assert found["failed"] == []
         assert {each.check for each in found["skipped"]} <= optional
         assert len(found["passed"]) >= len(CHECKS) - len(OPTIONAL) - len(SLOW)
