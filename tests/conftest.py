@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -48,6 +49,15 @@ hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("long", max_examples=4_000, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let processes that open Chroma directories be forked off one that has loaded chromadb."""
+    from tests.support.preloaded import Preloaded
+
+    opened = contextlib.ExitStack()
+    opened.enter_context(Preloaded())
+    config.add_cleanup(opened.close)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from tests.publish.conftest import read_chroma
+from tests.support.preloaded import use_own
+from tests.support.publishing import read_plainly
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Transient
 from flowbed.publish import open_publication
@@ -24,6 +25,8 @@ from flowbed.publish.chroma import (
 from flowbed.publish.chroma.children import Damaged, ask
 from flowbed.publish.chroma.pull import pull
 from flowbed.publish.chroma.rows import chroma_metadata
+from flowbed.publish.reading.child import Job
+from flowbed.publish.reading.directory import ChromaDirectory
 from flowbed.testing.faults import Fault, FaultyStore, unavailable
 from flowbed.testing.publication import numbered, texts
 
@@ -235,7 +238,7 @@ async def test_publication_of_changes_over_and_over_is_whole_each_time(published
         await published.publish(chroma(published))
         superseded.append((await current_snapshot(published.store, "docs")).superseded)
     assert superseded == [3, 6, 9, 0]
-    found = await asyncio.to_thread(read_chroma, await _copy(published), "docs")
+    found = await asyncio.to_thread(read_plainly, await _copy(published), "docs")
     assert sorted(found["ids"]) == sorted(published.rows)
     assert all(name in near for name, near in zip(found["ids"], found["near"], strict=False))
 
@@ -337,3 +340,16 @@ async def test_ask_process_that_does_not_end_is_killed(
     with pytest.raises(Damaged, match=r"Chroma did not end within 0 s on 0 rows"):
         await ask("verify", tmp_path, size=0)
     assert not [each for each in psutil.Process().children() if children.MODULE in each.cmdline()]
+
+
+async def test_children_that_load_chromadb_themselves_publish_and_read(
+    published: PublishBench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Other tests fork them off a process that has loaded it."""
+    use_own(monkeypatch)
+    await published.commit(texts("new"))
+    done = await published.publish(open_publication("chroma", published.context(), {}))
+    assert (done.rows, done.upserts, done.rebuilt) == (41, 1, "")
+    job = Job(folder=str(await _copy(published)))
+    reading = ChromaDirectory(job=job, scratch=tmp_path)
+    assert {key async for page in reading.pages() for key in page.ids} == set(published.rows)

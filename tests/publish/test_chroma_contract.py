@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tests.publish.conftest import read_chroma
+from tests.support.publishing import read_plainly
 
 from flowbed.publish import open_publication
 from flowbed.publish.chroma import current_snapshot, snapshot_key
@@ -30,7 +30,7 @@ class TestChromaDirectories(PublicationContract):
         directory = bench.scratch / "reader"
         for name in snapshot.files:
             await download(bench.store, snapshot, name, directory / name)
-        found = await asyncio.to_thread(read_chroma, directory, "docs")
+        found = await asyncio.to_thread(read_plainly, directory, "docs")
         shutil.rmtree(directory)
         assert found["count"] == snapshot.rows
         return {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.publish.conftest import read_chroma
+from tests.support.publishing import read_plainly
 
 from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
 from flowbed.publish import open_publication
@@ -27,7 +27,7 @@ async def test_pull_of_a_snapshot_opens_in_chroma(published: PublishBench, tmp_p
     done = await pull(published.store, "docs", tmp_path / "mine")
     assert (done.rows, done.reused) == (40, 0)
     assert latest(tmp_path / "mine") == done.path
-    found = await asyncio.to_thread(read_chroma, done.path, "docs")
+    found = await asyncio.to_thread(read_plainly, done.path, "docs")
     assert sorted(found["ids"]) == sorted(published.rows)
 
 
@@ -94,7 +94,7 @@ async def test_pull_from_a_mount_copies_to_it_once(published: PublishBench, tmp_
     second = await pull(store, "docs", tmp_path / "two", mode="efs", root=tmp_path / "mount")
     assert (second.downloaded, second.reused) == (0, snapshot.size)
     assert [operation for operation, _ in store.calls if operation == "stream"] == []
-    found = await asyncio.to_thread(read_chroma, second.path, "docs")
+    found = await asyncio.to_thread(read_plainly, second.path, "docs")
     assert found["count"] == 40
 
 
@@ -120,7 +120,7 @@ async def test_pull_after_a_reader_changed_its_files_is_not_confused(
     second = await pull(published.store, "docs", tmp_path / "mine")
     assert second.version > first.version
     assert latest(tmp_path / "mine") == second.path
-    found = await asyncio.to_thread(read_chroma, second.path, "docs")
+    found = await asyncio.to_thread(read_plainly, second.path, "docs")
     assert sorted(found["ids"]) == sorted(published.rows)
 
 

@@ -30,6 +30,7 @@ warnings.filterwarnings("ignore", "lance is not fork-safe")
 # Loaded once, by the server.
 import alembic.command  # noqa: E402, F401
 from tests.support.failpoints import kill_at  # noqa: E402
+from tests.support.preloaded import use_preloaded  # noqa: E402
 
 import flowbed.cli.views  # noqa: E402
 import flowbed.index.compaction  # noqa: E402
@@ -48,6 +49,8 @@ from flowbed.wiring import process  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from multiprocessing.process import BaseProcess
+
+use_preloaded()
 
 PATIENCE = 120.0  # seconds: a process that takes longer hangs
 FORKS = multiprocessing.get_context("forkserver")

@@ -9,12 +9,11 @@ import asyncio
 import json
 import random
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tests.support.preloaded import PLAIN, run_preloaded
 from tests.support.processes import start
 from tests.support.s3 import REGION
 
@@ -45,22 +44,6 @@ location = "notes.jsonl"
 kind = "chroma"
 every = "manual"
 """
-# A reader that knows nothing of Flowbed.
-READER = """
-import json, sys
-import chromadb
-collection = chromadb.PersistentClient(sys.argv[1]).get_collection(sys.argv[2], embedding_function=None)
-held = {"ids": [], "documents": [], "metadatas": [], "embeddings": []}
-while len(held["ids"]) < collection.count():  # in pages: Chroma fails on the metadata of more than 32,766 rows at once
-    page = collection.get(include=["documents", "metadatas", "embeddings"], limit=5_000, offset=len(held["ids"]))
-    if not page["ids"]:
-        break
-    for key, values in held.items():
-        values.extend(page[key])
-near = collection.query(query_embeddings=held["embeddings"][:8], n_results=1)["ids"] if held["ids"] else []
-print(json.dumps({"count": collection.count(), "ids": held["ids"], "documents": held["documents"],
-    "metadatas": held["metadatas"], "vectors": [list(map(float, each)) for each in held["embeddings"]], "near": near}))
-"""
 
 
 class Wrong(AssertionError):  # noqa: N818 - as in torture: an answer that is wrong
@@ -69,13 +52,7 @@ class Wrong(AssertionError):  # noqa: N818 - as in torture: an answer that is wr
 
 def read_plainly(directory: Path, name: str = COLLECTION) -> dict[str, Any]:
     """Read a Chroma directory, which is changed by that, with chromadb alone and in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", READER, str(directory), name],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_preloaded(PLAIN, str(directory), name)
     if done.returncode:
         raise Wrong(f"Chroma cannot read {directory}: {done.returncode} {done.stderr[-500:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MODULE = "flowbed.publish.chroma.child"
+# Starts a child; the files of the request and the response follow.
+COMMAND: tuple[str, ...] = (sys.executable, "-m", MODULE)
 # How much of the child's own words a message quotes.
 QUOTED = 500
 # Seconds that a process may take: it starts within a few, and writes 2,000 rows a second on an idle machine.
@@ -38,7 +40,7 @@ async def ask(work: str, folder: Path, *, size: int, **request: Any) -> dict[str
     answered.unlink(missing_ok=True)
     asked.write_text(json.dumps({"work": work, **request}), "utf-8")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", MODULE, str(asked), str(answered)),
+        *(*COMMAND, str(asked), str(answered)),
         stdin=asyncio.subprocess.PIPE,  # ends with this process, and the child with it
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,

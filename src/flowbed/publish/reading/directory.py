@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from flowbed.publish.reading.child import Job
 
+# Starts a child; its job follows.
+COMMAND: tuple[str, ...] = (sys.executable, "-m", "flowbed.publish.reading.child")
 # Seconds without a frame after which the child is taken for stuck: chromadb replays its queue before the first page.
 IDLE = 300.0
 MOST_FRAME = 2**31  # bytes: a page of 4,096 rows has some megabytes
@@ -59,9 +61,7 @@ class ChromaDirectory:
 
     async def _frames(self) -> AsyncGenerator[tuple[bytes, bytes], None]:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "flowbed.publish.reading.child",
+            *COMMAND,
             self.job.to_json(),
             stdin=asyncio.subprocess.PIPE,  # ends with this process, and the child with it
             stdout=asyncio.subprocess.PIPE,
