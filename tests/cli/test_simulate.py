@@ -146,7 +146,8 @@ def test_simulate_slack_can_be_added_and_changed(tmp_path: Path) -> None:
 
 
 def test_simulate_sources_print_lines_for_flowbed_toml() -> None:
-    with simulating("--provider", "gitlab", "--provider", "slack", "--provider", "cohere") as process:
+    named = [each for name in ("gitlab", "slack", "discord", "cohere") for each in ("--provider", name)]
+    with simulating(*named) as process:
         assert "Ctrl-C" in output(process.stderr).readline()
         process.send_signal(signal.SIGINT)
         lines, _ = process.communicate()
@@ -154,6 +155,7 @@ def test_simulate_sources_print_lines_for_flowbed_toml() -> None:
     assert {name: each["kind"] for name, each in tables["sources"].items()} == {
         "tracker": "gitlab",
         "team": "slack",
+        "chat": "discord",
     }
     assert "export SLACK_TOKEN=" in lines
     assert set(tables["providers"]) == {"cohere"}

@@ -16,6 +16,7 @@ from flowbed.sources.gitlab import open_gitlab
 from flowbed.sources.slack.messages import day_of
 from flowbed.testing.clock import FixedClock
 from flowbed.testing.simulators import running_thread
+from flowbed.testing.simulators.sources.discord import Discord
 from flowbed.testing.simulators.sources.gitlab import GitLab
 from flowbed.testing.simulators.sources.slack import SlackSimulator, SlackWorkspace
 from flowbed.testing.sources import MANY, SourceContract
@@ -210,6 +211,42 @@ class TestSlackWeb(SourceContract):
         names = ("one", "two", "three", "four")
         number = names.index(name) + MANY if name in names else int(name[1:])
         return f"{1_577_880_000 + number * 86_400}.000100"
+
+
+class TestDiscordWeb(SourceContract):
+    """Over the API of a simulated server with a message a day; `folder` only tells that it exists."""
+
+    @pytest.fixture(autouse=True)
+    def simulated(self) -> Iterator[None]:
+        self.discord = Discord()
+        self.discord.add_channel("source", channel="11")
+        with running_thread(self.discord, dated=False) as self.url:
+            yield
+
+    def open_source(self, folder: Path) -> Source:
+        server = self.discord.server if folder.name == "source" else "17"
+        location = f"{self.url}/channels/{server}"
+        # Each test has a folder, so that no answers of another one are kept in it.
+        return open_source(
+            "discord",
+            location,
+            folder=folder.parent,
+            options={"lookback": 4_000},
+            clock=later,
+            token="any",  # noqa: S106 - any will do
+        )
+
+    def write(self, folder: Path, name: str, text: str) -> str:
+        day = 1_577_880_000 + number_of(name) * 86_400
+        message = str(first_id(day))
+        if int(message) in self.discord.channels["11"].messages:
+            self.discord.edit("11", message, text)
+        else:
+            self.discord.post("11", text, message=message)
+        return f"11/d/{day_of(day)}"
+
+    def remove(self, folder: Path, name: str) -> None:
+        self.discord.delete("11", str(first_id(1_577_880_000 + number_of(name) * 86_400)))
 
 
 # It is only the base class of those above.

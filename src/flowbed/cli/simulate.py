@@ -7,6 +7,7 @@ import contextlib
 import json
 import signal
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
 
 # Azure and OpenAI share one section of flowbed.toml, so Azure is simulated only when it is named.
 DEFAULT = ("openai", "voyage", "cohere", "huggingface")
-# What the source of a simulator is called in the lines for flowbed.toml, and where it is below the address.
-SOURCES = {"gitlab": ("tracker", "/web/app"), "slack": ("team", "/api")}
-# What has to be set to read from them: any token will do.
-TOKENS = {"slack": "export SLACK_TOKEN=xoxb-simulated"}
+# Of each simulated source: what it is called in the lines for flowbed.toml, where it is below the address, and what has
+# to be set to read from it, where any token will do.
+SOURCES = {
+    "gitlab": ("tracker", "/web/app", ""),
+    "slack": ("team", "/api", "export SLACK_TOKEN=xoxb-simulated"),
+    "discord": ("chat", "/channels/900000000000000001", "export DISCORD_TOKEN=simulated"),
+}
 Rate = Annotated[int | None, typer.Option(min=1, help="A limit per minute and key; default: none.")]
 
 
@@ -31,7 +35,8 @@ def simulate(
     provider: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="openai, azure, voyage, cohere, huggingface, gitlab or slack; repeatable."
+            metavar="NAME",
+            help="openai, azure, voyage, cohere, huggingface, gitlab, slack or discord; repeatable.",
         ),
     ] = None,
     port: Annotated[
@@ -58,7 +63,7 @@ def simulate(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Serve simulators of embedding providers, GitLab or Slack on 127.0.0.1, and print the lines for flowbed.toml."""
+    """Serve simulators of providers or of sources on 127.0.0.1, and print the lines for flowbed.toml."""
     from flowbed.testing.simulators import Limits, Simulator  # loaded by the command that needs it
     from flowbed.testing.simulators.faults import read_fault
     from flowbed.testing.simulators.serving.process import run
@@ -90,14 +95,10 @@ def simulate(
         for name in names
         if name in VENDORS
     }
-    if "gitlab" in names:
-        from flowbed.testing.simulators.sources.gitlab import sample
-
-        simulators["gitlab"] = sample()
-    if "slack" in names:
-        from flowbed.testing.simulators.sources.slack import sample as sample_workspace
-
-        simulators["slack"] = sample_workspace()
+    for name in names:
+        if name in SOURCES:
+            module = import_module(f"flowbed.testing.simulators.sources.{name}")
+            simulators[name] = module.sample()
     run(_serve(simulators, port, as_json=as_json))
 
 
@@ -157,10 +158,10 @@ def _show(urls: Mapping[str, str], *, as_json: bool) -> None:
 
 
 def _show_source(name: str, url: str) -> None:
-    source, below = SOURCES[name]
+    source, below, token = SOURCES[name]
     say(f"# A simulator of {name}; POST {url}/_simulator/do changes what it has")
-    if name in TOKENS:
-        say(f"# {TOKENS[name]}")
+    if token:
+        say(f"# {token}")
     say(f"[sources.{source}]")
     say(f"kind = {json.dumps(name)}")
     say(f"location = {json.dumps(url + below)}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import time
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Misconfigured
 from flowbed.sources.options import SourceOptions
 
 if TYPE_CHECKING:
@@ -14,6 +16,11 @@ if TYPE_CHECKING:
     from flowbed.sources import Source
 
 KNOWN = ("channels",)
+OVER_HTTP = ("channels", "lookback")
+
+DAY = 86_400  # seconds
+# Most edits come within a week.
+LOOKBACK_DAYS = 7
 
 
 def open_discord(
@@ -24,20 +31,41 @@ def open_discord(
     clock: Callable[[], int],
     token: str = "",
 ) -> Source:
-    """Open exports of DiscordChatExporter in the format Json: a file, a folder of them, or a pattern.
+    """Open exports of DiscordChatExporter (a file, a folder or a pattern), or a server over the API.
 
-    `channels` are the names or ids of those to read (default: all).
+    A server is `discord://SERVER` with its id, or the address of one of its channels. `channels` are the names or ids
+    of those to read (default: all). Over the API, `lookback` is how many days are listed again each time.
 
     Raises:
         Misconfigured: an option is unknown or invalid.
     """
     if "://" in location:
-        del token  # an export needs none
-        raise Misconfigured("the API of Discord is not read yet; give exports of DiscordChatExporter")
+        return _open_server(location, folder, options, token)
     from flowbed.sources.discord.export import Export
 
     values = SourceOptions("discord", options, KNOWN)
     return Export(location=location, folder=folder, channels=_channels(values), clock=clock)
+
+
+def _open_server(location: str, folder: Path, options: Mapping[str, object], token: str) -> Source:
+    from flowbed.sources.discord.api import addresses
+    from flowbed.sources.discord.web import Web
+    from flowbed.sources.raw_answers import RAW
+
+    values = SourceOptions("discord", options, OVER_HTTP)
+    base_url, server = addresses(location)
+    name = hashlib.sha256(f"{base_url} {server}".encode()).hexdigest()[:16]
+    return Web(
+        location=location,
+        base_url=base_url,
+        server=server,
+        token=token,
+        channels=_channels(values),
+        lookback=values.positive_integer("lookback", LOOKBACK_DAYS) * DAY,
+        raw=folder / RAW / f"discord-{name}.db",
+        sleep=asyncio.sleep,
+        monotonic=time.monotonic,
+    )
 
 
 def _channels(values: SourceOptions) -> tuple[str, ...]:

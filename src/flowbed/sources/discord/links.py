@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from flowbed.records import Linked
-from flowbed.sources.discord.messages import day_key, day_of, snowflake
+from flowbed.sources.discord.messages import day_key, day_of, milliseconds, snowflake
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    from flowbed.sources.discord.positions import Position
+
+DAY = 86_400  # seconds
 
 HOSTS = ("discord.com", "ptb.discord.com", "canary.discord.com", "discordapp.com")
 # `/threads/` stands between in a window with an open thread.
@@ -50,6 +55,50 @@ def linked_in_export(link: str, parents: Callable[[], Mapping[str, str]]) -> Lin
         item=message,
         absent="the export does not have it: it was made before, without this channel, or the message has no text",
     )
+
+
+def linked_in_server(
+    link: str, server: str, positions: Mapping[str, Position], wanted: Sequence[str]
+) -> Linked | None:
+    """Return what a link points to in a server that was read as far as `positions`; `wanted` are its channels."""
+    found = linked(link)
+    if found is None or found[0] != server:
+        return None
+    _, channel, message = found
+    parent = next((name for name, each in positions.items() if channel in each.threads), "")
+    return Linked(
+        documents=documents(channel, message, parent),
+        item=message,
+        absent=_absent(channel, message, positions.get(parent or channel), wanted, is_thread=bool(parent)),
+    )
+
+
+def _absent(
+    channel: str, message: str, position: Position | None, wanted: Sequence[str], *, is_thread: bool
+) -> str:
+    if not message:
+        return no_message(channel)
+    if position is None or (position.filled is None and not is_thread):
+        among = f"is none of its channels ({', '.join(wanted)}), or " if wanted else ""
+        return (
+            f"channel {channel} was never read: it {among}the bot cannot see it (give its role the permissions View"
+            " Channels and Read Message History), it is a thread that no run has read yet, or no run has come to it"
+        )
+    seconds = milliseconds(snowflake(message)) // 1_000
+    read_at = position.threads[channel][1] if is_thread else position.listed
+    if seconds >= read_at:
+        return f"channel {channel} was last listed up to {_at(read_at)}; the next `flowbed run` lists it"
+    if not is_thread and not position.whole and seconds < (position.filled or 0) * DAY:
+        filled = _at((position.filled or 0) * DAY)
+        return f"channel {channel} was read back to {filled} so far; the next runs read what is older"
+    return (
+        f"channel {channel} was last listed up to {_at(read_at)}, and did not have it: it was deleted, has no text, or"
+        " Discord wrote it itself"
+    )
+
+
+def _at(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def no_message(channel: str) -> str:

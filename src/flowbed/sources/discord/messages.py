@@ -244,8 +244,9 @@ def quoted(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def message_hash(message: Mapping[str, Any]) -> int:
-    """Return a hash of what a kept message says, 32 bits and never 0."""
-    return zlib.crc32(canonical(_without_names(message))) or 1
+    """Return a hash of what a kept message says by itself, 32 bits and never 0."""
+    own = {name: value for name, value in _without_names(message).items() if name != "quote"}
+    return zlib.crc32(canonical(own)) or 1
 
 
 def etag(place: Place, messages: Sequence[Mapping[str, Any]]) -> str:

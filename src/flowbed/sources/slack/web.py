@@ -23,8 +23,8 @@ from flowbed.sources.slack.pacing import CALLS_A_MINUTE, MINUTE, Pacing
 from flowbed.sources.slack.people import People
 from flowbed.sources.slack.positions import Position
 from flowbed.sources.slack.reading import ChannelReading, Found
-from flowbed.sources.slack.turns import Work, in_turns
 from flowbed.sources.slack.workspace import open_workspace
+from flowbed.sources.turns import Work, in_turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Channels that are read at once: with a second for each call, a few use all that Slack allows.
+# Channels that are read at once: with a second for each call, a few use all that a chat allows.
 AT_ONCE = 4
 # Every so many turns, the longest waiting one comes first whatever its rank, so that the past of channels is read too
 # where listing their last days again takes all of a run.
