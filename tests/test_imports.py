@@ -25,6 +25,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "boto3": ("aws/", "ledger/dynamodb/", "storage/"),
     "botocore": ("aws/", "ledger/dynamodb/", "storage/"),
     "chromadb": ("publish/",),
+    "cronsim": ("events/",),
     "dbos": ("workers/",),
     "fastapi": ("server/",),
     "lance": ("index/",),
@@ -54,6 +55,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tree_sitter": ("sources/extraction/",),
     "typer": ("cli/",),
     "uvicorn": ("server/", "testing/"),
+    "watchfiles": ("events/",),
     "zstandard": ("storage/",),
 }
 

@@ -16,7 +16,7 @@ from flowbed.wiring import opening, process
 from flowbed.wiring.project import OpenProject
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from flowbed.events.replay import Letter, Replayed
     from flowbed.index.active_space import Live
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flowbed.lanes.budget import Budget
     from flowbed.lanes.choice import LaneOption
     from flowbed.lanes.outcome import Polled
-    from flowbed.ledger import Rollback, Spent, SubmissionRow
+    from flowbed.ledger import BatchRow, Rollback, Spent, SubmissionRow
     from flowbed.maintenance.checklist import Checklist
     from flowbed.maintenance.doctor import Diagnosis
     from flowbed.maintenance.forget import Forgettable, Receipt
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from flowbed.pipeline.importing import Imported
     from flowbed.pipeline.producer_deltas import DeltasAdded
     from flowbed.pipeline.rollback import Released
+    from flowbed.pipeline.sync import Synced
     from flowbed.publish import PublishContext, PublishReport
     from flowbed.publish.chroma.pull import Pulled, StorageMode
     from flowbed.publish.exporting import Exported, Kind
@@ -233,6 +234,51 @@ class Flowbed(OpenProject):
         lane, deadline = self._lane_and_deadline(lane, deadline)
         context = self._context(self._budget(budget))
         return await self._with_publications(await embed_waiting(context, lane=lane, deadline=deadline))
+
+    async def watch(
+        self, *, stop: asyncio.Event | None = None, say: Callable[[Mapping[str, Any]], None] = lambda _: None
+    ) -> None:
+        """Fetch each source when its files change or it is due, and embed what waits, until stopped or cancelled.
+
+        Args:
+            stop: ends the watch once it is set. What is under way is given up; nothing of it is lost.
+            say: is called with what happens, as mappings with an `event`: `watching`, `fetched`, `embedded`, `failed`
+                and `stopped`.
+
+        Raises:
+            Misconfigured: a schedule or the webhook is invalid.
+        """
+        from flowbed.events.intake import look_for_batches
+        from flowbed.events.watch import Steps
+        from flowbed.wiring.events import intake_context
+        from flowbed.wiring.watching import open_watch
+
+        async def look() -> Handled:
+            return (await look_for_batches(intake_context(self.settings, self._context()))).handled()
+
+        steps = Steps(
+            fetch=lambda name, wrote: self.fetch(name, wrote=wrote), embed=self.embed_waiting, look=look
+        )
+        async with open_watch(
+            self.settings, folder=self.folder, ledger=self._ledger, steps=steps, say=say
+        ) as watch:
+            await watch.run(stop or asyncio.Event())
+
+    async def fetch(
+        self, name: str, *, wrote: Callable[[BatchRow], None] | None = None, allow_deletes: bool = False
+    ) -> Synced:
+        """Fetch one source into batch files, and embed nothing; `wrote` is called with each file.
+
+        Raises:
+            Misconfigured: there is no such source, or it cannot be read.
+            Transient: the same fetch may succeed later.
+        """
+        from flowbed.pipeline.sync import check_space, sync
+
+        feed = (await self._feeds([name], removed=allow_deletes))[name]
+        context = self._context()
+        await check_space(feed, context)
+        return await sync(feed, context, allow_deletes=allow_deletes, wrote=wrote)
 
     async def find_unembedded(
         self, *names: str, limit: int | None = None, deadline: float | None = None

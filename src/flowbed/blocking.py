@@ -12,7 +12,7 @@ from flowbed.bed import aopen
 from flowbed.errors import Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from flowbed.bed import Flowbed
     from flowbed.events.replay import Letter, Replayed
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from flowbed.lanes.batch.submit import Submitted
     from flowbed.lanes.choice import LaneOption
     from flowbed.lanes.outcome import Polled
-    from flowbed.ledger import Rollback, Spent, SubmissionRow
+    from flowbed.ledger import BatchRow, Rollback, Spent, SubmissionRow
     from flowbed.maintenance.checklist import Checklist
     from flowbed.maintenance.doctor import Diagnosis
     from flowbed.maintenance.forget import Forgettable, Receipt
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flowbed.pipeline.importing import Imported
     from flowbed.pipeline.producer_deltas import DeltasAdded
     from flowbed.pipeline.rollback import Released
+    from flowbed.pipeline.sync import Synced
     from flowbed.publish import PublishReport
     from flowbed.publish.chroma.pull import Pulled, StorageMode
     from flowbed.publish.exporting import Exported, Kind
@@ -196,6 +197,32 @@ class Blocking:
     ) -> Report:
         """Embed and commit what waits, without fetching; its arguments and errors are those of `embed`."""
         return self._wait(self._bed.embed_waiting(budget=budget, lane=lane, deadline=deadline))
+
+    def watch(
+        self, *, stop: asyncio.Event | None = None, say: Callable[[Mapping[str, Any]], None] = lambda _: None
+    ) -> None:
+        """Fetch each source when its files change or it is due, and embed what waits, until stopped or cancelled.
+
+        Args:
+            stop: ends the watch once it is set. What is under way is given up; nothing of it is lost.
+            say: is called with what happens, as mappings with an `event`: `watching`, `fetched`, `embedded`, `failed`
+                and `stopped`.
+
+        Raises:
+            Misconfigured: a schedule or the webhook is invalid.
+        """
+        self._wait(self._bed.watch(stop=stop, say=say))
+
+    def fetch(
+        self, name: str, *, wrote: Callable[[BatchRow], None] | None = None, allow_deletes: bool = False
+    ) -> Synced:
+        """Fetch one source into batch files, and embed nothing; `wrote` is called with each file.
+
+        Raises:
+            Misconfigured: there is no such source, or it cannot be read.
+            Transient: the same fetch may succeed later.
+        """
+        return self._wait(self._bed.fetch(name, wrote=wrote, allow_deletes=allow_deletes))
 
     def find_unembedded(
         self, *names: str, limit: int | None = None, deadline: float | None = None

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from tests.server.conftest import Running, create_key, write_project
 
+from flowbed.cli.app import run
 from flowbed.records import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from tests.server.processes import ServerProcess
 
     from flowbed.records import SearchResults
 
@@ -86,3 +92,37 @@ def test_reprocess_replays_what_failed_and_refuses_what_has_not(running: Running
             assert done.status == 404
     assert running.call("POST", "/v1/admin/reprocess", {}).status == 400
     assert running.call("POST", "/v1/admin/reprocess", {"day": "2026-13-40"}).status == 400
+
+
+def test_serve_watch_indexes_sources_without_a_command(
+    tmp_path: Path, serve: Callable[..., ServerProcess]
+) -> None:
+    folder = write_project(tmp_path / "project")
+    server = serve(folder, "--watch")
+
+    def found() -> bool:
+        request = Request(
+            f"{server.url}/v1/search",
+            json.dumps({"query": "sentence 7", "limit": 1}).encode(),
+            {"content-type": "application/json"},
+        )
+        try:
+            with urlopen(request, timeout=30) as reply:
+                return bool(json.load(reply)["hits"][0]["document"] == "sentence 7")
+        except HTTPError as error:  # nothing is indexed yet
+            error.close()
+            return False
+
+    for _ in range(600):
+        if found():
+            break
+        time.sleep(0.05)
+    assert found()
+    assert server.end() == 0
+    assert "Traceback" not in server.errors.read_text()
+
+
+def test_serve_watch_with_several_workers_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_project(tmp_path / "project")
+    assert run(["serve", "--watch", "--workers", "2", "--port", "0", "--config", str(folder)]) == 2
+    assert "--watch takes one process" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from flowbed.settings.project import (
     ServeSettings,
     SourceSettings,
     TierSettings,
+    WatchSettings,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def test_every_setting_of_a_project_is_documented_with_its_default() -> None:
     table = documented(section(CONFIGURATION, "## Settings"), "| setting | default | meaning |")
     expected = {
         each.name: DESCRIBED.get(each.name)
-        or ("none" if each.name in {"commit", "serve"} else written(default_of(each)))
+        or ("none" if each.name in {"commit", "serve", "watch"} else written(default_of(each)))
         for each in fields(Settings)
     }
     assert table == expected
@@ -98,6 +99,11 @@ def test_every_setting_of_a_tier_and_of_a_source_is_named() -> None:
     assert "`write = true`" in tiers[0]
     sources = section(CONFIGURATION, "## Sources")
     assert {f"`{each.name}`" for each in fields(SourceSettings)} <= set(re.findall(r"`\w+`", sources))
+
+
+def test_every_setting_of_a_watch_is_documented_with_its_default() -> None:
+    table = documented(section(CONFIGURATION, "## Watching"), "| setting of `[watch]` | default | meaning |")
+    assert table == {each.name: written(default_of(each)) for each in fields(WatchSettings)}
 
 
 def test_every_setting_of_a_publication_is_documented_with_its_default() -> None:

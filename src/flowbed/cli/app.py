@@ -18,6 +18,7 @@ from flowbed.cli.publish import publish, pull
 from flowbed.cli.search import search
 from flowbed.cli.serve import serve
 from flowbed.cli.simulate import simulate
+from flowbed.cli.watch import watch
 from flowbed.errors import Error, Misconfigured, Rejected
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ COMMANDS: Mapping[str, Command] = {
     "plan": runs.plan,
     "run": runs.run,
     "embed": embed,
+    "watch": watch,
     "search": search,
     "publish": publish,
     "pull": pull,

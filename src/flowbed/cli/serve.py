@@ -9,6 +9,7 @@ import typer
 from flowbed.cli.options import Config, Json, Verbose
 from flowbed.cli.output import note, say_json
 from flowbed.cli.project import project_folder
+from flowbed.errors import Misconfigured
 
 
 def serve(
@@ -29,6 +30,9 @@ def serve(
             "--without-keys", help="Serve without API keys a project that had some and has lost them."
         ),
     ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Also do what `flowbed watch` does, in this process.")
+    ] = False,
     as_json: Json = False,
     config: Config = None,
     verbose: Verbose = False,
@@ -44,7 +48,12 @@ def serve(
         log_requests=log_requests,
         verbose=verbose,
         without_keys=without_keys,
+        watch=watch,
     )
+    if watch and workers > 1:
+        raise Misconfigured(
+            "--watch takes one process: leave out --workers, or run `flowbed watch` beside it"
+        )
     shown, taken = listening.getsockname()[:2]
     url = f"http://[{shown}]:{taken}" if ":" in shown else f"http://{shown}:{taken}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import ipaddress
+import logging
 import resource
 import signal
 import socket
@@ -30,11 +31,12 @@ from flowbed.settings import share_counts, traces_wanted
 from flowbed.wiring.process import set_up
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
     from fastapi import FastAPI
 
+    from flowbed.bed import Flowbed
     from flowbed.server.tracing import Tracing
     from flowbed.services.service import Service
 
@@ -60,7 +62,8 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 class ServeConfig:
     """What to serve, and how; `loopback` says that only this machine can reach it.
 
-    `without_keys` allows a project that has had API keys, and has lost them, to be served without.
+    `without_keys` allows a project that has had API keys, and has lost them, to be served without. With `watch`,
+    sources are followed and scheduled too.
     """
 
     folder: Path
@@ -68,6 +71,7 @@ class ServeConfig:
     log_requests: bool = True
     verbose: bool = False
     without_keys: bool = False
+    watch: bool = False
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -237,8 +241,35 @@ async def opened(project: ServeConfig) -> AsyncIterator[tuple[FastAPI, Service]]
             # What is loaded now stays: exclude it from garbage collections.
             gc.collect()
             gc.freeze()
+            if project.watch:
+                await stack.enter_async_context(_watching(bed))
             async with working(app, service):
                 yield app, service
+
+
+@asynccontextmanager
+async def _watching(bed: Flowbed) -> AsyncIterator[None]:
+    """Watch the sources of a project beside its requests; what happens is logged."""
+
+    def say(event: Mapping[str, Any]) -> None:
+        level = logging.WARNING if event["event"] == "failed" else logging.INFO
+        telemetry.log.log(level, "watch: %s", event)
+
+    task = asyncio.create_task(bed.watch(say=say))
+    task.add_done_callback(_log_end)
+    await asyncio.sleep(0)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _log_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        telemetry.log.error(
+            "the watch has ended, and sources are not followed any more: %s", error, exc_info=error
+        )
 
 
 def _tracing() -> Tracing | None:

@@ -22,6 +22,7 @@ from flowbed.settings.project import (
     Settings,
     SourceSettings,
     TierSettings,
+    WatchSettings,
     texts,
 )
 
@@ -80,7 +81,14 @@ def _model() -> type[_FileModel]:
         "Field": pydantic.Field,
         "Options": Annotated[dict[str, str], BeforeValidator(texts)],
     }
-    for record in (SourceSettings, TierSettings, PublishSettings, CommitSettings, ServeSettings):
+    for record in (
+        SourceSettings,
+        TierSettings,
+        PublishSettings,
+        CommitSettings,
+        ServeSettings,
+        WatchSettings,
+    ):
         names[record.__name__] = create_model(record.__name__, __base__=_Table, **_fields(record, names))
     return create_model("Settings", __base__=_FileModel, **_fields(Settings, names))
 
@@ -114,6 +122,7 @@ def _names(tables: Sequence[str]) -> list[str]:
         "publish": PublishSettings,
         "commit": CommitSettings,
         "serve": TierSettings if "tiers" in tables else ServeSettings,
+        "watch": WatchSettings,
     }
     record = records[tables[0]] if tables else Settings
     return [each.name for each in fields(record)]

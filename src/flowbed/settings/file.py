@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from flowbed.settings.project import SourceSettings
 
+# Fields of a source that say when a watch fetches it.
+SCHEDULE = ("every", "cron", "timezone")
 # Written by `flowbed init`.
 BEGINNING = """\
 # A Flowbed project. Each setting can also be given as an environment variable: FLOWBED_MODEL, FLOWBED_STORE, ...
@@ -46,6 +48,7 @@ def add_source(folder: Path, name: str, source: SourceSettings) -> None:
     values: dict[str, Any] = {"kind": source.kind, "location": source.location}
     if source.collection is not None:
         values["collection"] = source.collection
+    values |= {key: value for key in SCHEDULE if (value := getattr(source, key))}
     if source.options:
         values["options"] = source.options
     validated({"sources": {name: values}}, path)  # never write what cannot be read again

@@ -43,6 +43,9 @@ class SourceSettings:
     kind: str
     location: str
     collection: str | None = None
+    every: Annotated[str, Field(pattern="^([1-9][0-9]{0,8}[smhd])?$")] = ""
+    cron: str = ""
+    timezone: str = ""
     options: dict[str, str | int | float | bool | list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -106,6 +109,16 @@ class CommitSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WatchSettings:
+    """The `[watch]` table."""
+
+    every: Annotated[str, Field(pattern="^[1-9][0-9]{0,8}[smhd]$")] = "1h"
+    list_every: Annotated[str, Field(pattern="^[1-9][0-9]{0,8}[smhd]$")] = "10m"
+    polling: bool = False
+    webhook: str = field(default="", repr=False)  # contains a secret
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The whole of `flowbed.toml`; every setting is also an environment variable `FLOWBED_...`."""
 
@@ -129,6 +142,7 @@ class Settings:
     publish: dict[str, PublishSettings] = field(default_factory=dict)
     commit: CommitSettings = field(default_factory=CommitSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
 
     def __post_init__(self) -> None:
         """Refuse a name of a source or of a publication that cannot be part of a key."""
@@ -215,6 +229,7 @@ def _settings(tables: Mapping[str, Any]) -> Settings:
         },
         "commit": CommitSettings(**tables.get("commit", {})),
         "serve": ServeSettings(**{**serve, "tiers": tiers}),
+        "watch": WatchSettings(**tables.get("watch", {})),
     }
     return Settings(**{**tables, **records})
 

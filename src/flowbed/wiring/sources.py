@@ -133,7 +133,10 @@ def add(
     )
     if before is not None and before.kind == kind:
         source = replace(
-            source, collection=collection or before.collection, options={**before.options, **options}
+            before,
+            location=location,
+            collection=collection or before.collection,
+            options={**before.options, **options},
         )
     open_feed(name, source, folder=folder, clock=lambda: 0)  # only to check it
     if (
