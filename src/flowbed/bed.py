@@ -236,7 +236,7 @@ class Flowbed(OpenProject):
         return await self._with_publications(await embed_waiting(context, lane=lane, deadline=deadline))
 
     async def watch(
-        self, *, stop: asyncio.Event | None = None, say: Callable[[Mapping[str, Any]], None] = lambda _: None
+        self, *, stop: asyncio.Event | None = None, say: Callable[[Mapping[str, Any]], None] | None = None
     ) -> None:
         """Fetch each source when its files change or it is due, and embed what waits, until stopped or cancelled.
 
@@ -260,7 +260,7 @@ class Flowbed(OpenProject):
             fetch=lambda name, wrote: self.fetch(name, wrote=wrote), embed=self.embed_waiting, look=look
         )
         async with open_watch(
-            self.settings, folder=self.folder, ledger=self._ledger, steps=steps, say=say
+            self.settings, folder=self.folder, ledger=self._ledger, steps=steps, say=say or (lambda _: None)
         ) as watch:
             await watch.run(stop or asyncio.Event())
 

@@ -199,7 +199,7 @@ class Blocking:
         return self._wait(self._bed.embed_waiting(budget=budget, lane=lane, deadline=deadline))
 
     def watch(
-        self, *, stop: asyncio.Event | None = None, say: Callable[[Mapping[str, Any]], None] = lambda _: None
+        self, *, stop: asyncio.Event | None = None, say: Callable[[Mapping[str, Any]], None] | None = None
     ) -> None:
         """Fetch each source when its files change or it is due, and embed what waits, until stopped or cancelled.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
+from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import pytest
 from tests.server.conftest import Running, create_key, write_project
@@ -101,17 +101,12 @@ def test_serve_watch_indexes_sources_without_a_command(
     server = serve(folder, "--watch")
 
     def found() -> bool:
-        request = Request(
-            f"{server.url}/v1/search",
-            json.dumps({"query": "sentence 7", "limit": 1}).encode(),
-            {"content-type": "application/json"},
-        )
-        try:
-            with urlopen(request, timeout=30) as reply:
-                return bool(json.load(reply)["hits"][0]["document"] == "sentence 7")
-        except HTTPError as error:  # nothing is indexed yet
-            error.close()
-            return False
+        connection = HTTPConnection("127.0.0.1", int(server.url.rpartition(":")[2]), timeout=30)
+        with contextlib.closing(connection):
+            body = json.dumps({"query": "sentence 7", "limit": 1})
+            connection.request("POST", "/v1/search", body, {"content-type": "application/json"})
+            hits = json.load(connection.getresponse()).get("hits")  # none before anything is indexed
+            return bool(hits and hits[0]["document"] == "sentence 7")
 
     for _ in range(600):
         if found():
@@ -122,7 +117,9 @@ def test_serve_watch_indexes_sources_without_a_command(
     assert "Traceback" not in server.errors.read_text()
 
 
-def test_serve_watch_with_several_workers_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_watch_with_several_workers_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = write_project(tmp_path / "project")
     assert run(["serve", "--watch", "--workers", "2", "--port", "0", "--config", str(folder)]) == 2
     assert "--watch takes one process" in capsys.readouterr().err

@@ -40,6 +40,10 @@ def serve(
     """Serve an OpenAI-compatible embeddings API and search, until stopped."""
     from flowbed.server import running  # loaded by the command that needs it
 
+    if watch and workers > 1:
+        raise Misconfigured(
+            "--watch takes one process: leave out --workers, or run `flowbed watch` beside it"
+        )
     folder = project_folder(config)
     listening = running.listen(host, port)
     place = running.ServeConfig(
@@ -50,10 +54,6 @@ def serve(
         without_keys=without_keys,
         watch=watch,
     )
-    if watch and workers > 1:
-        raise Misconfigured(
-            "--watch takes one process: leave out --workers, or run `flowbed watch` beside it"
-        )
     shown, taken = listening.getsockname()[:2]
     url = f"http://[{shown}]:{taken}" if ":" in shown else f"http://{shown}:{taken}"
 
