@@ -68,7 +68,8 @@ class ServerProcess:
                         found.append(child)
             return found if len(found) == number and killed not in {each.pid for each in found} else None
 
-        return eventually(look, f"{number} workers")
+        # Looking at processes costs more than their work.
+        return eventually(look, f"{number} workers", pause=0.25)
 
     def kill(self) -> None:
         """Kill the server with its workers, which would outlive it."""
@@ -86,10 +87,12 @@ class ServerProcess:
         self.process.stdout.close()
 
 
-def eventually(look: Callable[[], Found | None], what: str, *, seconds: float = SECONDS) -> Found:
+def eventually(
+    look: Callable[[], Found | None], what: str, *, seconds: float = SECONDS, pause: float = 0.02
+) -> Found:
     """Call `look` until it returns something true, and return that; fail with `what` after `seconds`."""
     until = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < until, f"after {seconds:g} s still waiting for {what}"
-        time.sleep(0.02)
+        time.sleep(pause)
     return found
