@@ -69,7 +69,7 @@ def test_odd_text_is_counted_in_bounded_pieces(odd: str, kind: str) -> None:
         return tokens(text)
 
     work = []
-    for size in (20_000, 100_000):
+    for size in (10_000, 50_000):
         counted.clear()
         made(ODD[odd](size), kind, counting)
         work.append(sum(counted) + size)
@@ -81,7 +81,7 @@ def test_odd_text_is_counted_in_bounded_pieces(odd: str, kind: str) -> None:
 @pytest.mark.parametrize("odd", ODD)
 def test_chunks_of_odd_text_are_bounded_in_characters(odd: str, kind: str) -> None:
     """A text with few tokens is cut at a number of characters, and nothing is lost but white space."""
-    text = ODD[odd](20_000)
+    text = ODD[odd](10_000)
     chunks = made(text, kind)
     assert max(len(each.sent) for each in chunks) <= LONGEST
     assert "".join("".join(each.text.split()) for each in chunks) == "".join(text.split())

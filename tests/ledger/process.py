@@ -13,7 +13,7 @@ from flowbed.errors import Conflict
 from flowbed.ledger import ChunkRow, DocumentRow, Ledger, RunRow, Swap, open_ledger
 from flowbed.records import Status
 
-DOCUMENTS, EACH = 2_000, 10
+DOCUMENTS, EACH = 1_000, 10
 BATCHES, IN_BATCH = 6, 100
 LATE = 10**18
 

@@ -32,8 +32,14 @@ if TYPE_CHECKING:
     from flowbed.ledger import Ledger
 
 
+PAGE = 100  # rows: each row of a few pages is a transaction
+
+
 @pytest.fixture(params=["file", "memory", "postgres"])
-async def ledger(request: pytest.FixtureRequest, empty_ledger: EmptyLedger) -> Ledger:
+async def ledger(
+    request: pytest.FixtureRequest, empty_ledger: EmptyLedger, monkeypatch: pytest.MonkeyPatch
+) -> Ledger:
+    monkeypatch.setattr("flowbed.ledger.sql.database.PAGE", PAGE)
     return await empty_ledger(request.param)
 
 
@@ -73,7 +79,8 @@ class TestKeys(KeysContract): ...
 class TestQuotas(QuotasContract): ...
 
 
-class TestSubmissions(SubmissionsContract): ...
+class TestSubmissions(SubmissionsContract):
+    more = PAGE + 10
 
 
 class TestSpending(SpendingContract): ...
@@ -85,4 +92,5 @@ class TestErasing(ErasingContract): ...
 class TestFiles(FilesContract): ...
 
 
-class TestJobs(JobsContract): ...
+class TestJobs(JobsContract):
+    more = PAGE + 10

@@ -34,7 +34,7 @@ MOST_BYTES = 60_000_000
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("examples", [150, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [50, pytest.param(10_000, marks=pytest.mark.long)])
 async def test_odd_file_becomes_documents_or_problems(tmp_path: Path, kind: str, examples: int) -> None:
     """No file ends a fetch; everything in it is a document or a named problem, and its chunks fit into a batch file."""
     name, made = KINDS[kind]

@@ -212,7 +212,7 @@ async def test_large_file_is_streamed(tmp_path: Path) -> None:
     """A large file needs memory for a page and a few bytes per id."""
     line = json.dumps({"id": "%06d", "text": "x" * 4_000}) + "\n"
     with (tmp_path / "a.jsonl").open("w") as file:
-        file.writelines(line % number for number in range(25_000))
+        file.writelines(line % number for number in range(12_500))
     tracemalloc.start()
     try:
         count = 0
@@ -221,8 +221,8 @@ async def test_large_file_is_streamed(tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert count == 25_000
-    assert peak < 60_000_000  # of 100 MB
+    assert count == 12_500
+    assert peak < 30_000_000  # of 50 MB
 
 
 async def test_overlong_record_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

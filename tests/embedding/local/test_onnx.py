@@ -42,7 +42,7 @@ TEXTS = [
     "Юнит-тесты падают на новой машине",
     "埋め込みの索引をデータと同期させる",
     "مرحبا بالعالم 🌍 héllo",
-    "word " * 180,
+    "word " * 90,
 ]
 
 
@@ -124,13 +124,13 @@ async def test_onnx_each_family_and_pooling_agrees_with_a_reference(
 
 
 async def test_onnx_vector_does_not_depend_on_its_batch(default_model: Onnx, data: Path) -> None:
-    """The same to 1e-5 alone and among hundreds of texts of other lengths."""
+    """The same to 1e-5 alone and among dozens of texts of other lengths."""
     corpus = [
         json.loads(line)["text"] for line in (data / "retrieval" / "corpus.jsonl").read_text().splitlines()
     ]
-    texts = [*TEXTS, *corpus[:60], *(text[:40] for text in corpus[:150])]
+    texts = [*TEXTS, *corpus[:15], *(text[:40] for text in corpus[:50])]
     together = await vectors(default_model, texts)
-    for place in (*range(len(TEXTS)), 20, 50, 100, 200):
+    for place in (*range(len(TEXTS)), 12, 20, 40, 70):
         alone = await vectors(default_model, [texts[place]])
         assert np.abs(alone[0] - together[place]).max() < 1e-5
 

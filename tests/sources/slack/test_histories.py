@@ -123,7 +123,7 @@ async def _lived(
     return reader.documents, fresh.documents
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(steps=HISTORIES)
 def test_history_ends_in_the_index_of_a_first_fetch(steps: list[tuple[str, str, int]]) -> None:
     found, wanted = asyncio.run(lived(steps))

@@ -174,18 +174,19 @@ class Database:
         return await self.read(lambda connection: list(connection.execute(query).scalars()))
 
     async def pages(
-        self, kind: type[Value], query: sa.Select[Any], *by: sa.ColumnElement[Any], size: int = PAGE
+        self, kind: type[Value], query: sa.Select[Any], *by: sa.ColumnElement[Any], size: int | None = None
     ) -> AsyncIterator[list[Value]]:
-        """Iterate over `query` in pages of `size` records, in order of the columns `by`, which together are unique.
+        """Iterate over `query` in pages of `size` records (PAGE), in order of the columns `by`, together unique.
 
         Each page is its own transaction: changes made in between may be missed.
         """
-        ordered = query.order_by(*by).limit(size)
+        most = size or PAGE
+        ordered = query.order_by(*by).limit(most)
         names = [str(column.key) for column in by]
         following = ordered
         while page := await self.fetch(kind, following):
             yield page
-            if len(page) < size:
+            if len(page) < most:
                 return
             last = sa.tuple_(*(getattr(page[-1], name) for name in names))
             following = ordered.where(sa.tuple_(*by) > last)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 class JobsContract:
-    """Tests of `Jobs`."""
+    """Tests of `Jobs`; `more` is more jobs than a page of its listings."""
+
+    more = 1_100
 
     async def test_create_again_changes_nothing(self, ledger: Ledger) -> None:
         """A job is returned as recorded; recording its id again changes nothing; an unknown id is not found."""
@@ -61,7 +63,10 @@ class JobsContract:
 
     async def test_pages_lists_every_unfinished_job(self, ledger: Ledger) -> None:
         """Every unfinished job of all owners is read once, the oldest first, over any number of pages."""
-        rows = [job(f"{n:05d}", owner=f"o{n % 3}", created=job().created + n // 700) for n in range(1_100)]
+        rows = [
+            job(f"{n:05d}", owner=f"o{n % 3}", created=job().created + 2 * n // self.more)
+            for n in range(self.more)
+        ]
         for row in reversed(rows):
             await ledger.jobs.create(row)
         await finish(ledger, rows[3].id)

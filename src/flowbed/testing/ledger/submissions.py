@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 class SubmissionsContract:
-    """Tests of `Submissions`."""
+    """Tests of `Submissions`; `more` is more submissions than a page of their listings."""
+
+    more = 1_100
 
     async def test_create_again_changes_nothing(self, ledger: Ledger) -> None:
         """A submission is returned as recorded; recording its id again changes nothing; an unknown id is not found."""
@@ -39,7 +41,10 @@ class SubmissionsContract:
 
     async def test_pages_lists_more_than_a_page(self, ledger: Ledger) -> None:
         """More submissions than fit into a page are listed once each, even with equal times."""
-        rows = [submission(f"{n:05d}", created=1_764_000_000_000_000 + n // 700) for n in range(1_100)]
+        rows = [
+            submission(f"{n:05d}", created=1_764_000_000_000_000 + 2 * n // self.more)
+            for n in range(self.more)
+        ]
         for row in reversed(rows):
             await ledger.submissions.create(row)
         assert await flat(ledger.submissions.pages(live=True)) == rows
