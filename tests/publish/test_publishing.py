@@ -60,6 +60,24 @@ async def test_run_with_nothing_new_reads_one_record_for_a_publication(notes: Pr
         ]
 
 
+async def test_run_after_an_index_was_built_again_publishes_it_although_its_number_is_the_same(
+    notes: Project,
+) -> None:
+    publish_by(notes, kind="parquet")
+    async with await notes.open() as bed:
+        await bed.run()
+        (before,) = await bed.publications()
+    shutil.rmtree(notes.folder / ".flowbed" / "store" / "notes" / "index")
+    notes.write("notes/one.txt", "another text of note one")
+    async with await notes.open() as bed:
+        await bed.verify("notes", repair=True, allow_deletes=True)
+        report = await bed.run()
+        (after,) = await bed.publications()
+        assert (await bed.run()).published == {}
+    assert report.published == {"notes notes": after.place}
+    assert (after.version, after.place != before.place) == (before.version, True)
+
+
 async def test_run_whose_publication_fails_reports_it_and_tries_again(notes: Project) -> None:
     publish_by(notes)
     async with await notes.open() as bed:

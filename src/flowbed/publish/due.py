@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Error, Misconfigured
 from flowbed.index.active_space import live_collection, live_collections, require_collection
-from flowbed.index.versions import newest_version, state
+from flowbed.index.versions import Manifest, newest_manifest, state
 from flowbed.publish import PublishReport, open_publication
 from flowbed.publish.records import read_record, write_record
 from flowbed.records import Problem
@@ -140,12 +140,17 @@ async def _is_due(each: Configured, context: PublishContext, live: Live, seconds
     # A record of the future is from a machine whose clock is ahead: it must not stop publishing.
     if 0 <= context.clock() - record.at < seconds * 1e6:
         return False
-    return record.version != await _newest(context, live)
+    newest = await _newest(context, live)
+    # An index that was dropped and filled again reaches the same numbers.
+    other = record.manifest and newest.modified and record.manifest != newest.modified
+    return record.version != newest.version or bool(other)
 
 
-async def _newest(context: PublishContext, live: Live) -> int:
-    version = await newest_version(live, store=context.store)
-    return (await state(live, datasets=context.datasets)).version if version is None else version
+async def _newest(context: PublishContext, live: Live) -> Manifest:
+    newest = await newest_manifest(live, store=context.store)
+    if newest is None:
+        return Manifest(version=(await state(live, datasets=context.datasets)).version, modified=0)
+    return newest
 
 
 async def _publish_into(
@@ -168,12 +173,18 @@ async def _publish_into(
 async def _publish_one(
     each: Configured, context: PublishContext, live: Live, *, reconcile: bool
 ) -> Published:
-    version = await _newest(context, live)
+    newest = await _newest(context, live)
     publication = open_publication(each.kind, context, each.options)
     try:
         work = publication.reconcile if reconcile else publication.publish
-        done = await work(live, version)
+        done = await work(live, newest.version)
     finally:
         await publication.aclose()
-    await write_record(context.store, done, space=live.space.fingerprint, now=context.clock())
+    await write_record(
+        context.store,
+        done,
+        space=live.space.fingerprint,
+        manifest=newest.modified if done.version == newest.version else 0,
+        now=context.clock(),
+    )
     return done

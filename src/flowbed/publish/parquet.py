@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Transient
-from flowbed.index.versions import state
+from flowbed.index.versions import identity, state, was_built_again
 from flowbed.index.versions.changes import changes
 from flowbed.publish import Published, checked_options
 from flowbed.publish.folders import new_folder
@@ -38,7 +38,10 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetFile:
-    """The current file of a collection; `key` is below the store's root, `sha256` that of its bytes."""
+    """The current file of a collection; `key` is below the store's root, `sha256` that of its bytes.
+
+    `index_identity` names the write that made the version of the index which it holds.
+    """
 
     key: str
     index_version: int
@@ -46,6 +49,7 @@ class ParquetFile:
     rows: int
     size: int
     sha256: str
+    index_identity: str = ""
 
 
 def current_key(collection: str) -> str:
@@ -122,7 +126,7 @@ class ParquetFiles:
         for _ in range(ATTEMPTS):
             before = await current_file(context.store, live.collection)
             newest = (await state(live, datasets=context.datasets)).version
-            if before is not None and self._is_newer(before[0], live, version, newest):
+            if before is not None and await self._is_newer(before[0], live, version, newest):
                 if not rebuild:
                     return self._published(live, before[0], already=True)
                 version = newest  # what is written again must not be older than what readers have seen
@@ -137,9 +141,12 @@ class ParquetFiles:
             return self._published(live, file, rebuilt=why, upserts=file.rows, uploaded=file.size)
         raise Conflict(f"others kept publishing {live.collection} at the same time; run again")
 
-    def _is_newer(self, file: ParquetFile, live: Live, version: int, newest: int) -> bool:
+    async def _is_newer(self, file: ParquetFile, live: Live, version: int, newest: int) -> bool:
         # With a higher number than the index has, it is from an index that was dropped and filled again.
-        return file.space == live.space.fingerprint and version <= file.index_version <= newest
+        if file.space != live.space.fingerprint or not version <= file.index_version <= newest:
+            return False
+        datasets = self._context.datasets
+        return not await was_built_again(live, file.index_version, file.index_identity, datasets=datasets)
 
     def _published(
         self,
@@ -181,6 +188,7 @@ class ParquetFiles:
             rows=found.rows,
             size=size,
             sha256=digest,
+            index_identity=await identity(live, found.end, datasets=self._context.datasets),
         )
 
     async def _name(self, live: Live, file: ParquetFile, etag: str | None) -> None:

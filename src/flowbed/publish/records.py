@@ -20,7 +20,10 @@ FOLDER = "publication"
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """The last publication of a collection: the version of the index, when (microseconds since 1970), and where."""
+    """The last publication of a collection: the version of the index, when (microseconds since 1970), and where.
+
+    `manifest` is when the manifest of that version was written, as the store lists it; 0 if that is not known.
+    """
 
     name: str
     collection: str
@@ -29,6 +32,7 @@ class Record:
     place: str
     rows: int
     at: int
+    manifest: int = 0
 
 
 def record_key(collection: str, name: str) -> str:
@@ -44,7 +48,7 @@ async def read_record(store: Store, collection: str, name: str) -> Record | None
         return None
 
 
-async def write_record(store: Store, done: Published, *, space: str, now: int) -> None:
+async def write_record(store: Store, done: Published, *, space: str, now: int, manifest: int = 0) -> None:
     """Record a publication.
 
     The last to be recorded stays. If a slower process has recorded an older version, the next commit finds the
@@ -58,6 +62,7 @@ async def write_record(store: Store, done: Published, *, space: str, now: int) -
         place=done.place,
         rows=done.rows,
         at=now,
+        manifest=manifest,
     )
     await store.put(record_key(done.collection, done.publication), canonical(asdict(record)))
     reached(PUBLICATION_RECORDED, collection=done.collection, name=done.publication)

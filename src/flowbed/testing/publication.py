@@ -108,6 +108,11 @@ class PublishBench:
             self.rows.pop(each, None)
         return await self.version()
 
+    async def drop_index(self) -> None:
+        """Delete the index, as a repair does."""
+        await self.store.delete([each.key async for each in self.store.list((await self.live()).key)])
+        self.rows.clear()
+
     async def aclose(self) -> None:
         """Close the opened publications and the ledger."""
         for each in self.opened:
@@ -273,6 +278,21 @@ class PublicationContract(ABC):
         publish_bench.rows = before
         await publish_bench.publish(publication)
         await self.assert_in_step(publish_bench)
+
+    async def test_publication_of_an_index_built_again_has_its_rows(
+        self, publish_bench: PublishBench
+    ) -> None:
+        """An index that was dropped and filled again reaches the same numbers with other rows."""
+        publication = self.open(publish_bench)
+        await publish_bench.commit(numbered(40, color="red"))
+        first = await publish_bench.publish(publication)
+        await publish_bench.drop_index()
+        again = await publish_bench.commit({**numbered(39, color="blue"), **texts("new")})
+        assert again == first.version
+        done = await publish_bench.publish(publication)
+        assert not done.already
+        await self.assert_in_step(publish_bench)
+        assert (await publish_bench.publish(publication)).already
 
     async def test_publication_of_an_emptied_collection_is_empty(self, publish_bench: PublishBench) -> None:
         """No row is left behind."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from flowbed.errors import NotFound
 from flowbed.index.datasets import blocking
 
 if TYPE_CHECKING:
@@ -38,6 +39,14 @@ class Version:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The object that holds a version; `modified` is microseconds since 1970, by the store's clock."""
+
+    version: int
+    modified: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class State:
     """The newest state of a collection: its live rows, and how many of them are not in the vector index."""
 
@@ -53,12 +62,50 @@ async def newest_version(live: Live, *, store: Store) -> int | None:
 
     None where the store does not list them, as one in memory, or names them in a way that is not known.
     """
-    names = [PurePosixPath(listed.key).name async for listed in store.list(f"{live.key}/{MANIFESTS}")]
-    found = [name.removesuffix(MANIFEST) for name in names if name.endswith(MANIFEST)]
+    newest = await newest_manifest(live, store=store)
+    return None if newest is None else newest.version
+
+
+async def newest_manifest(live: Live, *, store: Store) -> Manifest | None:
+    """Find the newest manifest as `newest_version` does; the time tells it from one of an index built later."""
+    modified = {
+        PurePosixPath(listed.key).name: listed.modified
+        async for listed in store.list(f"{live.key}/{MANIFESTS}")
+    }
+    found = [name.removesuffix(MANIFEST) for name in modified if name.endswith(MANIFEST)]
     # Lance counts down from the largest number, in 20 digits, so that the newest is listed first.
     if not found or not all(name.isdigit() and len(name) == DIGITS for name in found):
         return None
-    return COUNTED_FROM - min(map(int, found))
+    newest = min(found)
+    return Manifest(version=COUNTED_FROM - int(newest), modified=modified[f"{newest}{MANIFEST}"])
+
+
+async def identity(live: Live, version: int, *, datasets: Datasets) -> str:
+    """Name the write that made a version: the same number in an index that was built again has another name.
+
+    Empty if the version is not kept, or if Lance does not know.
+    """
+    try:
+        dataset = await datasets.open(live, version=version)
+    except NotFound:
+        return ""
+    if dataset is None:
+        return ""
+
+    def read() -> str:
+        transaction = dataset.read_transaction(version)
+        return "" if transaction is None else transaction.uuid
+
+    return await blocking(read, f"the index of {live.collection}")
+
+
+async def was_built_again(live: Live, version: int, known: str, *, datasets: Datasets) -> bool:
+    """Return whether a version is another one than the version of that number whose identity is `known`.
+
+    No, if the index does not keep a version of that number.
+    """
+    now = await identity(live, version, datasets=datasets)
+    return bool(now) and now != known
 
 
 async def versions(live: Live, *, datasets: Datasets) -> list[Version]:

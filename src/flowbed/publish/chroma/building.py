@@ -36,7 +36,7 @@ class Plan:
     """What to build: `changes` on top of `base`, or all rows without one.
 
     `name` is Chroma's name of the collection, `graph` the settings of its graph, and `superseded` the number of dead
-    vectors that the graph will hold.
+    vectors that the graph will hold. `identity` is that of the version which the changes lead to.
     """
 
     live: Live
@@ -46,6 +46,7 @@ class Plan:
     base: Snapshot | None
     superseded: int
     chromadb: str
+    identity: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,7 @@ class Built:
             chromadb=self.plan.chromadb,
             created=created,
             parent=parent,
+            index_identity=self.plan.identity,
             files=self.files,
         )
 

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected, Transient
-from flowbed.index.versions import state
+from flowbed.index.versions import identity, state, was_built_again
 from flowbed.index.versions.changes import changes
 from flowbed.publish import Published, checked_options
 from flowbed.publish.chroma import (
@@ -38,6 +38,7 @@ NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 GRAPH = {"ef_construction": 200, "max_neighbors": 32, "ef_search": 100}
 # Updating many rows takes longer than building all, and every update leaves a dead vector in the graph.
 MOST_CHANGED = 0.25
+BUILT_AGAIN = "the index was built again since"
 # Publishers that overtake each other: one of them moves the pointer each time.
 ATTEMPTS = 3
 
@@ -132,18 +133,17 @@ class ChromaDirectories:
         for _ in range(ATTEMPTS):
             pointer = await read_pointer(self._context.store, live.collection)
             base, why = await self._base(live, pointer)
-            why = rebuild or why
             newest = (await state(live, datasets=self._context.datasets)).version
             # With a higher number than the index has, it is from an index that was dropped and filled again.
-            if base is not None and version <= base.index_version <= newest:
-                if not why:
+            if base is not None and why != BUILT_AGAIN and version <= base.index_version <= newest:
+                if not (why or rebuild):
                     return _unchanged(self._context.name, base, base.index_version)
                 if base.space == live.space.fingerprint:
                     version = newest  # what is written again must not be older than what readers have seen
             if base is None:
                 await self._refuse_older(live, version, newest)
             try:
-                return await self._replace(live, version, pointer, base, rebuild=why)
+                return await self._replace(live, version, pointer, base, rebuild=rebuild or why)
             except _Overtaken:
                 continue
         raise Conflict(f"others kept publishing {live.collection} at the same time; run again")
@@ -167,6 +167,10 @@ class ChromaDirectories:
             return base, "the collection's space has changed"
         if (base.name, base.graph) != (self._collection(live), self._graph):
             return base, "its settings have changed"
+        if await was_built_again(
+            live, base.index_version, base.index_identity, datasets=self._context.datasets
+        ):
+            return base, BUILT_AGAIN
         return base, ""
 
     async def _refuse_older(self, live: Live, version: int, newest: int) -> None:
@@ -197,6 +201,7 @@ class ChromaDirectories:
             if rebuild or base is None
             else base.superseded + planned.upserts + len(planned.deleted),
             chromadb=self._installed,
+            identity=await identity(live, version, datasets=context.datasets),
         )
         try:
             built = await build(context, plan)

@@ -9,7 +9,7 @@ import numpy as np
 
 from flowbed.errors import Misconfigured, NotFound
 from flowbed.index.search.row_cache import vectors_in
-from flowbed.index.versions import state
+from flowbed.index.versions import identity, state, was_built_again
 from flowbed.index.versions.changes import changes
 from flowbed.publish import Published, checked_options
 from flowbed.publish.chroma.rows import chroma_metadata
@@ -33,6 +33,8 @@ GRAPH = {"ef_construction": 200, "max_neighbors": 32}
 BATCH = 500  # rows of a request: some megabytes of vectors
 # Metadata of the collection on the server: the version it holds, and those that interrupted publications began with.
 HELD, BEGUN, SPACE = "flowbed:version", "flowbed:begun", "flowbed:space"
+# Names the write that made the version held: an index that was built again reaches the same numbers.
+IDENTITY = "flowbed:identity"
 MOST_BEGUN = 8  # after so many interruptions in a row all rows are compared
 CLOSE = 1e-3  # how far two float32 of one vector may be apart
 
@@ -87,7 +89,7 @@ class ChromaServer:
         await fence.take()
         target = await self._target(live)
         newest = (await state(live, datasets=self._context.datasets)).version
-        held, begun = _held(target), _begun(target)
+        held, begun = await self._held(live, target), _begun(target)
         if version < held <= newest:
             version = held  # a newer version was published
         if held == version and not begun and not compare:
@@ -107,7 +109,8 @@ class ChromaServer:
         if not steps or await self._database.count(target["id"]) != everything.rows:
             fixed = await work.compare(everything)
         await fence.check()
-        await self._mark(target, {HELD: version, BEGUN: ""})
+        made_by = await identity(live, version, datasets=self._context.datasets)
+        await self._mark(target, {HELD: version, BEGUN: "", IDENTITY: made_by})
         return self._published(
             live,
             version,
@@ -160,6 +163,12 @@ class ChromaServer:
             f"publish.{self._context.name}: collection {name!r} on {self._database.url} {why}: delete it there, or set"
             " options.name to a new name"
         )
+
+    async def _held(self, live: Live, target: Mapping[str, Any]) -> int:
+        """Return the version that the server holds; 0 if it holds none of this index, which may have been built again."""
+        held = int(target["metadata"].get(HELD) or 0)
+        known = str(target["metadata"].get(IDENTITY) or "")
+        return 0 if await was_built_again(live, held, known, datasets=self._context.datasets) else held
 
     async def _mark(self, target: dict[str, Any], marks: Mapping[str, Scalar]) -> None:
         target["metadata"] = {**target["metadata"], **marks}
@@ -287,10 +296,6 @@ def _differs(row: Row, held: Mapping[str, Any] | None) -> bool:
         or (held["metadata"] or None) != metadata
         or not np.allclose(np.asarray(held["embedding"], np.float32), vector, atol=CLOSE)
     )
-
-
-def _held(target: Mapping[str, Any]) -> int:
-    return int(target["metadata"].get(HELD) or 0)
 
 
 def _begun(target: Mapping[str, Any]) -> list[int]:
