@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import resource
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +13,8 @@ from tests.support.chroma import archive, write_chroma
 from tests.support.s3 import variables
 
 from flowbed.cli.app import run
-from flowbed.errors import Rejected, Transient
+from flowbed.errors import Misconfigured, OutOfSpace, Rejected, Transient
+from flowbed.pipeline.delta_registry import registered
 from flowbed.records.precomputed import PrecomputedRows
 from flowbed.testing.embedder import seeded
 from flowbed.testing.s3proxy import CUT, INTERNAL_ERROR, SLOW_DOWN, S3Fault, S3Proxy
@@ -159,6 +162,57 @@ async def test_refused_deltas_are_dead_letters_with_reasons_and_the_rest_commits
         target.write_bytes(archive(lines))
         assert (await bed.add_deltas("lines/delta/narrow")).unchanged == 5
         assert "lines/delta/narrow" not in {each.subject for each in await bed.dead_letters()}
+
+
+async def test_deltas_add_on_a_full_disk_refuses_nothing_and_is_continued(
+    lines: Path, project: Project, tmp_path: Path
+) -> None:
+    """The archive does not fit into the scratch folder, as on a full disk: the delta may be good."""
+    put(project, "lines/delta/run-1", lines)
+    large = project.folder / ".flowbed/store/lines/delta/large"
+    large.mkdir()
+    (large / "delta.tar.gz").write_bytes(bytes(20 << 20))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with await project.open() as bed:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 20, before[1]))
+        try:
+            with pytest.raises(OutOfSpace, match=r"no space left in .*scratch.*: nothing is lost"):
+                await bed.add_deltas("lines/delta/large", "lines/delta/run-1")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert await bed.dead_letters() == []
+        done = await bed.add_deltas()
+        assert (done.committed, [each.subject for each in done.refused]) == (
+            ["lines/delta/run-1"],
+            ["lines/delta/large"],
+        )
+
+
+@pytest.mark.parametrize(("number", "error"), [(errno.ENOSPC, OutOfSpace), (errno.EROFS, Misconfigured)])
+async def test_deltas_add_whose_child_cannot_write_refuses_nothing(
+    number: int,
+    error: type[Exception],
+    lines: Path,
+    project: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put(project, "lines/delta/run-1", lines)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import pathlib\n"
+        "opened = pathlib.Path.open\n"
+        "def fails(self, mode='r', *more, **others):\n"
+        "    if 'x' in mode:\n"
+        f"        raise OSError({number}, 'no', str(self))\n"
+        "    return opened(self, mode, *more, **others)\n"
+        "pathlib.Path.open = fails\n"
+    )
+    async with await project.open() as bed:
+        monkeypatch.syspath_prepend(tmp_path)  # also of the child
+        with pytest.raises(error, match="scratch"):
+            await bed.add_deltas("lines/delta/run-1")
+        assert await bed.dead_letters() == []
+        assert await registered(bed._context()) == ["lines/delta/run-1"]
 
 
 async def test_delta_with_a_row_of_a_source_is_refused_as_a_whole(notes: Project, tmp_path: Path) -> None:

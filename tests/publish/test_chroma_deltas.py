@@ -10,15 +10,21 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import chromadb
+import numpy as np
+import pyarrow as pa
 import pytest
 from chromadb.config import Settings
 from tests.support.counting import CountingProcess
 from tests.support.killing import Project as Killed
 
+from flowbed.publish.chroma.delta_files import ChromaDeltas
 from flowbed.records.precomputed import PrecomputedRows
+from flowbed.storage import open_store
 from flowbed.testing.embedder import seeded
+from flowbed.testing.faults import FaultyStore
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator
     from pathlib import Path
 
     from tests.support.projects import Project
@@ -75,6 +81,38 @@ async def test_run_with_packed_chroma_deltas_writes_what_chroma_opens(
     assert read(second, "lines") == {}
     gone = json.loads((second / "deleted.json").read_text("utf-8"))
     assert sorted(gone["ids"]) == ["lines#1#00000", "lines#2#00000"]
+
+
+async def test_chroma_delta_is_uploaded_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large the archive is, a piece of it is in memory."""
+    monkeypatch.setattr("flowbed.publish.chroma.files.PIECE", 1_000)
+    rows = pa.table(
+        {
+            "id": ["a", "b"],
+            "version": [1, 1],
+            "deleted": [False, False],
+            "vector": pa.FixedSizeListArray.from_arrays(np.eye(2, 4, dtype=np.float32).ravel(), 4),
+            "document": ["one", "two"],
+            "metadata": pa.array(["{}", "{}"]),
+        }
+    )
+    pieces: list[int] = []
+
+    class Counting(FaultyStore):
+        async def put(self, key: str, body: bytes | AsyncIterable[bytes]) -> None:
+            assert not isinstance(body, bytes)
+
+            async def counted() -> AsyncIterator[bytes]:
+                async for piece in body:
+                    pieces.append(len(piece))
+                    yield piece
+
+            await super().put(key, counted())
+
+    store = Counting(open_store("store", folder=tmp_path))
+    await ChromaDeltas(store=store, scratch=tmp_path / "scratch", packed=True).write("docs", "run", rows)
+    size = (tmp_path / "store/docs/delta/run/delta.tar.gz").stat().st_size
+    assert (sum(pieces), max(pieces)) == (size, 1_000)
 
 
 async def test_precomputed_rows_with_loose_chroma_deltas_are_read_back_as_a_delta(

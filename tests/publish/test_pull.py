@@ -20,6 +20,8 @@ from flowbed.testing.faults import Fault, FaultyStore, unavailable
 from flowbed.testing.publication import numbered
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from flowbed.testing.publication import PublishBench
 
 
@@ -74,6 +76,26 @@ async def test_pull_of_a_damaged_file_places_nothing(published: PublishBench, tm
     with pytest.raises(Transient, match="--reconcile"):
         await pull(published.store, "docs", tmp_path / "mine")
     assert [each.name for each in (tmp_path / "mine").iterdir() if not each.name.startswith(".")] == []
+
+
+async def test_pull_of_a_file_longer_than_its_list_says_is_cut(
+    published: PublishBench, tmp_path: Path
+) -> None:
+    """A download without an end must not fill the disk."""
+    snapshot = await current_snapshot(published.store, "docs")
+    sent = 0
+
+    class Endless(FaultyStore):
+        async def stream(self, key: str) -> AsyncIterator[bytes]:
+            nonlocal sent
+            while True:
+                sent += 1
+                yield bytes(1 << 20)
+
+    with pytest.raises(Transient, match=r"longer than the [\d,]+ bytes of its list"):
+        await pull(Endless(published.store), "docs", tmp_path / "mine")
+    assert sent <= 3 * (max(file.size for file in snapshot.files.values()) // (1 << 20) + 1)
+    assert not [each for each in (tmp_path / "mine").rglob("*") if each.name in snapshot.files]
 
 
 async def test_pull_without_a_pointer_is_no_empty_collection(published: PublishBench, tmp_path: Path) -> None:

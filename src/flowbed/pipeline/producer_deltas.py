@@ -7,6 +7,7 @@ refused one is a dead letter; it does not stop the others.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import shutil
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
     from flowbed.records.precomputed import PrecomputedRows
 
 
+UNPACKED = "unpacked"  # the folder below that of a delta in which it is unpacked
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReadLimits:
     """The limits for one delta: bytes stored and unpacked, memory, seconds of processor time, seconds without a row."""
@@ -94,6 +98,7 @@ async def add_deltas(
 
     Raises:
         Rejected: a key is not that of a delta, or a run record cannot be read; nothing was registered.
+        OSError: the scratch folder cannot be written; what was registered stays so.
     """
     named = [each for key in keys for each in await resolve(key, context)]
     finished = await _delete_committed(context)
@@ -106,7 +111,7 @@ async def add_deltas(
     collections = set()
     for number, name in enumerate(waiting):
         folder = scratch / str(number)
-        folder.mkdir(parents=True)
+        await asyncio.to_thread((folder / UNPACKED).mkdir, parents=True)
         try:
             await _convert(name, context, done, space=space, folder=folder, limits=limits or ReadLimits())
             done.committed.append(name)
@@ -115,7 +120,7 @@ async def add_deltas(
             await _refuse(name, str(error), context, done)
         finally:
             if not keep_scratch:
-                shutil.rmtree(folder, ignore_errors=True)
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         reached(PROGRESS, stage="deltas", done=1)
     stats = RunStats()
     for collection in sorted(collections):
@@ -163,8 +168,7 @@ async def _convert(
             f"collection {collection} has vectors of space {live.space.space8} ({live.space.model}), and deltas are"
             f" taken as of {space.space8} ({space.model})"
         )
-    unpacked = folder / "unpacked"
-    unpacked.mkdir()
+    unpacked = folder / UNPACKED
     archive = await _download(name, context, folder, unpacked, limits)
     reader = ChromaDirectory(
         job=Job(
@@ -238,10 +242,10 @@ async def _download(
 
 
 async def _copy(pieces: AsyncIterator[bytes], target: Path, *, most: int) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("xb") as file:
+    await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
+    with await asyncio.to_thread(target.open, "xb") as file:
         async for piece in pieces:
             most -= len(piece)
             if most < 0:
                 raise Rejected("it has grown while it was read")
-            file.write(piece)
+            await asyncio.to_thread(file.write, piece)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ import pyarrow as pa
 from flowbed.errors import Misconfigured, OutOfSpace, Rejected, Transient
 from flowbed.index.search.row_cache import vectors_in
 from flowbed.publish.parquet import write_file
+from flowbed.storage.atomic import FULL
 from flowbed.telemetry import PROGRESS, STAGE, reached
 
 if TYPE_CHECKING:
@@ -152,6 +152,6 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in FULL:
             raise OutOfSpace(f"no room for {path}: free disk space and export again") from error
         raise Misconfigured(f"{path} cannot be written: {error.strerror or error}") from error

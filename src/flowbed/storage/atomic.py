@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 # Texts and vectors are for the owner of a project, whatever the umask.
 OWNER_FOLDER, OWNER_FILE = 0o700, 0o600
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # a disk, a quota, the size a file may have
+FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from flowbed.errors import Conflict, Error, Misconfigured, NotFound, OutOfSpace, Rejected, Transient
 from flowbed.storage import Listed, Location, Stored
-from flowbed.storage.atomic import OWNER_FOLDER, sync_folder
+from flowbed.storage.atomic import FORBIDDEN, FULL, OWNER_FOLDER, sync_folder
 from flowbed.storage.keys import RESERVED, checked, checked_prefix
 from flowbed.storage.writing import AtomicFile, locked, prune, sweep
 
@@ -33,8 +33,6 @@ PIECE = 1 << 20
 # Objects per page of a listing, as in S3.
 PAGE = 1000
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 MISNAMED = {errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOTEMPTY}
 
 # What reading a missing file raises, including when a parent is a file or the path is a folder.

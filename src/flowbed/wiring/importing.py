@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowbed import settings
-from flowbed.errors import Misconfigured, NotFound
+from flowbed.errors import Misconfigured, NotFound, OutOfSpace
 from flowbed.pipeline.importing import import_rows
 from flowbed.publish.reading import PAGE
 from flowbed.publish.reading.archives import DATABASE
@@ -17,6 +19,7 @@ from flowbed.publish.reading.directory import ChromaDirectory
 from flowbed.publish.reading.jsonl import JsonLines
 from flowbed.publish.reading.parquet import ParquetFiles
 from flowbed.publish.reading.server import ChromaServer
+from flowbed.storage.atomic import FULL
 from flowbed.wiring.contexts import keeping
 from flowbed.wiring.scratch import scratch
 
@@ -88,7 +91,12 @@ def _open_reader(location: str, name: str, folder: Path, place: Path) -> RowRead
     try:
         # chromadb opens no directory read-only: it would upgrade this one, and another process may be using it.
         shutil.copytree(path, copy)
-    except (OSError, shutil.Error) as error:
+    except OSError as error:
+        # `shutil.Error`, which has no number, names every file that failed, with the reason.
+        if error.errno in FULL or os.strerror(errno.ENOSPC) in str(error):
+            raise OutOfSpace(
+                f"no space left to copy {path} to {place}: free some and import again"
+            ) from error
         raise Misconfigured(f"{path} cannot be copied to {place}: {error}") from error
     return ChromaDirectory(
         job=Job(folder=str(copy), collection=name, checked=False, page=PAGE), scratch=place

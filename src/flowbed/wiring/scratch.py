@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Misconfigured
+from flowbed.errors import Error, Misconfigured, OutOfSpace, Transient
+from flowbed.storage.atomic import FORBIDDEN, FULL
 from flowbed.wiring import process
 
 if TYPE_CHECKING:
@@ -20,10 +21,12 @@ SCRATCH = Path(".flowbed") / "scratch"
 def scratch(project: Path, *, keep: bool = False) -> Iterator[Path]:
     """Make an own scratch folder in the project, and delete it at the end, with those of processes that have ended.
 
-    With `keep`, it stays until the next call.
+    With `keep`, it stays until the next call. An error of the operating system in the block is one of the folder.
 
     Raises:
-        Misconfigured: it cannot be made.
+        OutOfSpace: the disk is full.
+        Misconfigured: it cannot be made or written.
+        Transient: another error of the operating system.
     """
     place = project / SCRATCH
     name = process.worker().replace("/", "~")
@@ -33,9 +36,22 @@ def scratch(project: Path, *, keep: bool = False) -> Iterator[Path]:
                 shutil.rmtree(other, ignore_errors=True)
         (place / name).mkdir(parents=True)
     except OSError as error:
-        raise Misconfigured(f"{place} cannot be written: {error.strerror}") from error
+        raise _translated(error, place) from error
     try:
         yield place / name
+    except OSError as error:
+        if error.errno is None:  # not of the operating system, as a TimeoutError
+            raise
+        raise _translated(error, place) from error
     finally:
         if not keep:
             shutil.rmtree(place / name, ignore_errors=True)
+
+
+def _translated(error: OSError, place: Path) -> Error:
+    what = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+    if error.errno in FULL:
+        return OutOfSpace(f"no space left in {place} ({what}): nothing is lost, free some and run again")
+    if error.errno in FORBIDDEN:
+        return Misconfigured(f"{place} cannot be written ({what}): make the project's folder writable")
+    return Transient(f"{place} cannot be used ({what}): run again")

@@ -37,9 +37,9 @@ class Snapshot:
     """The file list of a snapshot: what it holds, and what made it.
 
     `name` is Chroma's name of the collection, and `graph` the settings of its graph. `index_version` is the version of
-    the index of `space` (a fingerprint) that it holds, and `index_identity` names the write that made it: an index that was
-    dropped and built again reaches the same numbers. `superseded` counts vectors of deleted and changed rows that the
-    graph still holds. `parent` is the snapshot it was made from, if any.
+    the index of `space` (a fingerprint) that it holds. `superseded` counts vectors of deleted and changed rows that the
+    graph still holds. `parent` is the snapshot it was made from, if any. `index_identity` names the write that made the
+    version of the index: an index that was dropped and built again reaches the same numbers.
     """
 
     version: str

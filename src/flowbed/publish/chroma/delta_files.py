@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 
 from flowbed.errors import Conflict
 from flowbed.publish.chroma.children import Damaged, ask
+from flowbed.publish.chroma.files import upload
 from flowbed.telemetry import CHROMA_DELTA_WRITTEN, reached
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ class ChromaDeltas:
             if self.packed:
                 archive = folder / ARCHIVE
                 await asyncio.to_thread(_pack, directory, archive)
-                await self._create(last, archive)
+                # Two processes may write the same run: either archive is whole.
+                await upload(self.store, last, archive)
             else:
                 await self._upload(directory, prefix)
         finally:
@@ -74,15 +77,11 @@ class ChromaDeltas:
         for file in sorted(files, key=lambda each: (each.name == DATABASE, each)):
             key = f"{prefix}/{file.relative_to(directory).as_posix()}"
             if file.name == DATABASE:
-                await self._create(key, file)
+                # One process's database stays: its segments were uploaded before. Its rows are in memory anyway.
+                with contextlib.suppress(Conflict):
+                    await self.store.create(key, await asyncio.to_thread(file.read_bytes))
             else:
-                await self.store.put(key, await asyncio.to_thread(file.read_bytes))
-
-    async def _create(self, key: str, file: Path) -> None:
-        try:
-            await self.store.create(key, await asyncio.to_thread(file.read_bytes))
-        except Conflict:
-            return  # another process has written the same run
+                await upload(self.store, key, file)
 
 
 async def _build(collection: str, rows: pa.Table, folder: Path) -> Path:

@@ -79,8 +79,8 @@ async def download(store: Store, snapshot: Snapshot, name: str, target: Path) ->
     """
     key = f"{snapshot_key(snapshot.collection, snapshot.version)}/{name}"
     try:
-        found = await _save(store, key, target)
-        if found != (wanted := snapshot.files[name]):
+        wanted = snapshot.files[name]
+        if (found := await _save(store, key, target, most=wanted.size)) != wanted:
             raise Torn(  # noqa: TRY301 - the file is removed below
                 f"{key} in {store.url} is not the file of its list: {found.size:,} bytes instead of {wanted.size:,}"
             )
@@ -93,13 +93,15 @@ async def download(store: Store, snapshot: Snapshot, name: str, target: Path) ->
         raise
 
 
-async def _save(store: Store, key: str, target: Path) -> SnapshotFile:
+async def _save(store: Store, key: str, target: Path, *, most: int) -> SnapshotFile:
     digest, size = hashlib.sha256(), 0
     await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
     with target.open("wb") as file:
         async for piece in store.stream(key):
             digest.update(piece)
             size += len(piece)
+            if size > most:
+                raise Torn(f"{key} in {store.url} is longer than the {most:,} bytes of its list")
             await asyncio.to_thread(file.write, piece)
         await asyncio.to_thread(_flushed, file)
     return SnapshotFile(size=size, sha256=digest.hexdigest())

@@ -161,17 +161,21 @@ class ChromaDirectories:
                 f"{live.collection} was published with chromadb {base.chromadb}, and this machine has"
                 f" {self._installed}, which cannot open it: pip install 'chromadb>={base.chromadb}'"
             )
-        if base.chromadb != self._installed:
-            return base, f"it was made with chromadb {base.chromadb}, this machine has {self._installed}"
+        return base, await self._unfit(live, base)
+
+    async def _unfit(self, live: Live, base: Snapshot) -> str:
+        """Say why the next snapshot cannot be made from the current one; an empty text if it can."""
         if base.space != live.space.fingerprint:
-            return base, "the collection's space has changed"
-        if (base.name, base.graph) != (self._collection(live), self._graph):
-            return base, "its settings have changed"
+            return "the collection's space has changed"
         if await was_built_again(
             live, base.index_version, base.index_identity, datasets=self._context.datasets
         ):
-            return base, BUILT_AGAIN
-        return base, ""
+            return BUILT_AGAIN
+        if base.chromadb != self._installed:
+            return f"it was made with chromadb {base.chromadb}, this machine has {self._installed}"
+        if (base.name, base.graph) != (self._collection(live), self._graph):
+            return "its settings have changed"
+        return ""
 
     async def _refuse_older(self, live: Live, version: int, newest: int) -> None:
         """Without a usable pointer, go by the snapshots themselves: a missing pointer does not mean an empty store."""

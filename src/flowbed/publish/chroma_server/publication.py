@@ -165,7 +165,7 @@ class ChromaServer:
         )
 
     async def _held(self, live: Live, target: Mapping[str, Any]) -> int:
-        """Return the version that the server holds; 0 if it holds none of this index, which may have been built again."""
+        """Return the version that the server holds; 0 if none, or if the index was built again since."""
         held = int(target["metadata"].get(HELD) or 0)
         known = str(target["metadata"].get(IDENTITY) or "")
         return 0 if await was_built_again(live, held, known, datasets=self._context.datasets) else held

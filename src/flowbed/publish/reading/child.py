@@ -6,6 +6,7 @@ a kind of one byte, a length of eight, and the content. Rows are Arrow streams, 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -24,7 +25,23 @@ if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection
 
 FRAME = struct.Struct("<cQ")
-ROWS, HEADER, REFUSED = b"R", b"H", b"X"
+ROWS, HEADER, REFUSED, FAILED = b"R", b"H", b"X", b"F"
+# Errors of this machine, which say nothing about the data. A file that grows too large (EFBIG) is not among them: how
+# large it may be is a limit of the job.
+MACHINE = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+    }
+)
+# How SQLite says that a disk is full.
+DISK_FULL = "disk is full"
 MESSAGE = 500  # characters of an error of chromadb's
 
 
@@ -70,7 +87,10 @@ def main(argument: str) -> int:
     except MemoryError:
         _send(frames, REFUSED, {"reason": "reading it needs more memory than is allowed"})
     except OSError as error:
-        _send(frames, REFUSED, {"reason": f"its files cannot be read or unpacked: {error}"})
+        if error.errno in MACHINE:
+            _send(frames, FAILED, {"errno": error.errno, "file": str(error.filename or "")})
+        else:
+            _send(frames, REFUSED, {"reason": f"its files cannot be read or unpacked: {error}"})
     frames.close()
     return 0
 
@@ -80,6 +100,7 @@ def read(job: Job, frames: IO[bytes]) -> None:
 
     Raises:
         RefusedError: it cannot be accepted.
+        OSError: a file cannot be read or written.
     """
     _limit(job)
     folder = Path(job.folder)
@@ -106,7 +127,9 @@ def read(job: Job, frames: IO[bytes]) -> None:
     except (RefusedError, MemoryError):
         raise
     except Exception as error:
-        # Its errors are of many classes, some of them of its native part, and every one means the same here.
+        # Its errors are of many classes, some of them of its native part, and all but one mean the same here.
+        if DISK_FULL in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place)) from error
         raise RefusedError(
             f"chromadb cannot read it: {type(error).__name__}: {str(error)[:MESSAGE]}"
         ) from error

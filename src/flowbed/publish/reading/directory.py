@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Rejected
-from flowbed.publish.reading.child import FRAME, HEADER, REFUSED, ROWS
+from flowbed.publish.reading.child import FAILED, FRAME, HEADER, REFUSED, ROWS
 from flowbed.records.precomputed import PrecomputedRows
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class ChromaDirectory:
 
         Raises:
             Rejected: the directory cannot be read or is not accepted, with the reason.
+            OSError: the scratch folder cannot be written; the directory may be good.
         """
         async with contextlib.aclosing(self._frames()) as frames:
             async for kind, body in frames:
@@ -94,6 +96,9 @@ class ChromaDirectory:
                 kind, body = frame
                 if kind == REFUSED:
                     raise Rejected(str(json.loads(body)["reason"]))
+                if kind == FAILED:
+                    said = json.loads(body)
+                    raise OSError(said["errno"], os.strerror(said["errno"]), said["file"] or None)
                 yield kind, body
             whole = True
         finally:
