@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowbed import settings
-from flowbed.errors import Damaged, Misconfigured, Newer, NotFound, Rejected
-from flowbed.index.active_space import live_collections, require_collection
+from flowbed.errors import Damaged, Error, Misconfigured, Newer, NotFound, Rejected
+from flowbed.index.active_space import require_collection
 from flowbed.wiring import opening, process
 from flowbed.wiring.project import OpenProject
 
@@ -597,20 +597,33 @@ class Flowbed(OpenProject):
     ) -> dict[str, Compaction]:
         """Compact one collection or all: merge small files, extend the vector index, drop expired versions.
 
-        With `now`, drop every version but the newest and the tagged ones, and erase deleted rows from the disk.
+        With `now`, drop every version but the newest and the tagged ones, and erase deleted rows from the disk. Of all
+        collections, one that fails does not stop the others; its error is raised at the end.
         """
+        from flowbed.index.datasets import UNREADABLE
         from flowbed.index.versions.retention import NOTHING
         from flowbed.pipeline.run import compact_one
 
-        chosen = await live_collections(self._store) if collection is None else [await self._live(collection)]
+        failures: list[Error] = []
+        if collection is None:
+            chosen, damaged = await self._context().collections.readable()
+            failures += damaged.values()
+        else:
+            chosen = [await self._live(collection)]
         retention = NOTHING if now else None
         done = {}
         for live in chosen:
-            compacted = await compact_one(
-                self._context(), live, vector_index=vector_index, retention=retention
-            )
+            try:
+                compacted = await compact_one(
+                    self._context(), live, vector_index=vector_index, retention=retention
+                )
+            except UNREADABLE as error:
+                failures.append(error)
+                continue
             if compacted is not None:
                 done[live.collection] = compacted
+        if failures:
+            raise failures[0]
         return done
 
     async def verify(

@@ -455,7 +455,8 @@ class Blocking:
     ) -> dict[str, Compaction]:
         """Compact one collection or all: merge small files, extend the vector index, drop expired versions.
 
-        With `now`, drop every version but the newest and the tagged ones, and erase deleted rows from the disk.
+        With `now`, drop every version but the newest and the tagged ones, and erase deleted rows from the disk. Of all
+        collections, one that fails does not stop the others; its error is raised at the end.
         """
         return self._wait(self._bed.compact(collection, vector_index=vector_index, now=now))
 

@@ -278,6 +278,55 @@ def test_index_whose_space_nobody_knows_is_dropped_by_a_command(harmed: Path, fl
     assert_same(contents_of(harmed), healthy)
 
 
+def damage_store(store: Path, harm: str) -> None:
+    """Make a collection unreadable: its pointer, its rows, or what marks deleted ones."""
+    place = {"pointer": "active.json", "rows": "index/*/data/*", "deletions": "index/*/_deletions/*"}[harm]
+    files = list(store.glob(place))
+    assert files
+    for file in files:
+        file.write_bytes(b"\xff" * file.stat().st_size)
+
+
+@pytest.mark.parametrize("harm", ["pointer", "rows", "deletions"])
+def test_commands_over_all_collections_go_on_past_one_that_cannot_be_read(
+    harm: str, harmed: Path, flowbed: Call
+) -> None:
+    (harmed / "s.jsonl").write_text('{"id": "s1", "text": "text about tea"}\n')
+    settings = harmed / "flowbed.toml"
+    settings.write_text(
+        f'{settings.read_text()}[publish.all]\nkind = "parquet"\ncollections = ["*"]\n', "utf-8"
+    )
+    assert flowbed("add", "s", "jsonl", "s.jsonl").status == 0
+    assert flowbed("run").status == 0
+    damage_store(harmed / ".flowbed" / "store" / "r", harm)
+    (harmed / "s.jsonl").write_text('{"id": "s1", "text": "text about coffee"}\n')
+    write_records(harmed, 280, "later things")
+    report = flowbed("run", "--json")
+    assert report.status == 1
+    assert "collection r" in [each["subject"] for each in report.json["failures"]]
+    assert list(report.json["published"]) == ["all s"]
+    assert list(flowbed("status", "--json").json["unreadable"]) == ["r"]
+    (hit,) = flowbed("search", "coffee", "-c", "s", "--json").json["hits"]
+    assert hit["document"] == "text about coffee"
+    for command, done in (("compact", "collections"), ("versions", "versions")):
+        called = flowbed(command, "--json")
+        assert (called.status, list(called.json[done])) == (1, ["s"])
+        assert [each["subject"] for each in called.json["failures"]] == ["collection r"]
+    assert "collection r: " in flowbed("compact").out
+    collected = flowbed("gc", "--json").json["failures"]  # which reads no rows
+    assert [each["subject"] for each in collected] == (["collection r"] if harm == "pointer" else [])
+    published = flowbed("publish", "--json")
+    assert published.status == 1
+    assert [each["collection"] for each in published.json["published"]] == ["s"]
+    assert [each["subject"] for each in published.json["failures"]] == ["publication all of r"]
+    verified = flowbed("verify", "--json")
+    assert (verified.status, verified.json["faults"]) == (1, 1)
+    flowbed("verify", "--repair", "--allow-deletes")
+    assert flowbed("run").status == 0
+    assert flowbed("verify", "--json").json["faults"] == 0
+    assert "things" in flowbed("search", "later things", "-c", "r", "--json").json["hits"][0]["document"]
+
+
 @pytest.mark.parametrize("harm", ["overwrite", "remove", "pointer"])
 def test_collection_that_cannot_be_read_stops_no_search_of_others(
     harm: str, harmed: Path, flowbed: Call

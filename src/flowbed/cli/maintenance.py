@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, cast, get_args
 
 import typer
 
@@ -11,15 +11,20 @@ from flowbed.cli.options import Collection, Common
 from flowbed.cli.output import note, plain, say_json
 from flowbed.cli.progress import progress
 from flowbed.cli.project import DONE, FAILURES, project_folder
-from flowbed.errors import Misconfigured, Rejected
+from flowbed.errors import Error, Misconfigured, Rejected
+from flowbed.records import Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from flowbed.bed import Flowbed
-    from flowbed.index.compaction import VectorIndex
+    from flowbed.index.compaction import Compaction, VectorIndex
+    from flowbed.index.versions import Version
     from flowbed.ledger import Spent
     from flowbed.maintenance.inspect import BedStatus
     from flowbed.maintenance.verify import Verified
 
+Answer = TypeVar("Answer")
 SpentBy = Literal["lane", "source", "document", "run"]
 
 
@@ -62,15 +67,23 @@ def compact(
     now: Annotated[
         bool, typer.Option("--now", help="Drop every version but the newest and the tagged ones.")
     ] = False,
-) -> None:
+) -> int:
     """Merge small files, extend the vector index, drop expired versions."""
     from flowbed.cli import views
 
     if index not in {"auto", "always", "never"}:
         raise Misconfigured(f"--index is {index!r}; choose auto, always or never")
     vector_index = cast("VectorIndex", index)
-    done = common.with_bed(lambda bed: bed.compact(collection, vector_index=vector_index, now=now))
-    common.show({"collections": done}, lambda _: views.show_compactions(done))
+
+    async def work(bed: Flowbed) -> tuple[dict[str, dict[str, Compaction]], list[Problem]]:
+        return await _each(
+            bed, collection, lambda name: bed.compact(name, vector_index=vector_index, now=now)
+        )
+
+    found, failures = common.with_bed(work)
+    done = {name: plan for each in found.values() for name, plan in each.items()}
+    common.show({"collections": done, "failures": failures}, lambda _: views.show_compactions(done, failures))
+    return FAILURES if failures else DONE
 
 
 def versions(
@@ -83,7 +96,7 @@ def versions(
     untag: Annotated[
         list[str] | None, typer.Option("--untag", metavar="NAME", help="Remove a name; repeatable.")
     ] = None,
-) -> None:
+) -> int:
     """List the versions of a collection that are kept; --tag keeps one for good."""
     from flowbed.cli import views
 
@@ -91,17 +104,17 @@ def versions(
     if (tags or untag) and collection is None:
         raise Misconfigured("--tag and --untag need a collection: `flowbed versions COLLECTION --tag ...`")
 
-    async def look(bed: Flowbed) -> dict[str, Any]:
+    async def look(bed: Flowbed) -> tuple[dict[str, list[Version]], list[Problem]]:
         for name, version in tags:
             await bed.tag(str(collection), version, name)
         for name in untag or ():
             if not await bed.untag(str(collection), name):
                 raise Rejected(f"no version of {collection} is called {name!r}")
-        names = [collection] if collection else list((await bed.status()).collections)
-        return {name: await bed.versions(name) for name in names}
+        return await _each(bed, collection, bed.versions)
 
-    found = common.with_bed(look)
-    common.show({"versions": found}, lambda _: views.show_versions(found))
+    found, failures = common.with_bed(look)
+    common.show({"versions": found, "failures": failures}, lambda _: views.show_versions(found, failures))
+    return FAILURES if failures else DONE
 
 
 def verify(
@@ -135,12 +148,14 @@ def gc(
     common: Common,
     collection: Collection = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
-) -> None:
+) -> int:
     """Delete stored objects that are no longer needed."""
     from flowbed.cli import views
 
     names = [collection] if collection else []
-    common.show(common.with_bed(lambda bed: bed.gc(*names, dry_run=dry_run)), views.show_collected)
+    done = common.with_bed(lambda bed: bed.gc(*names, dry_run=dry_run))
+    common.show(done, views.show_collected)
+    return FAILURES if done.failures else DONE
 
 
 def doctor(
@@ -202,6 +217,23 @@ def why(
 
     found = common.with_bed(lambda bed: bed.why(subject))
     common.show({"chunks": found}, lambda _: views.show_reasons(found))
+
+
+async def _each(
+    bed: Flowbed, collection: str | None, work: Callable[[str], Awaitable[Answer]]
+) -> tuple[dict[str, Answer], list[Problem]]:
+    """Work on one collection or on all, by name; of all, one that fails does not stop the others."""
+    if collection is not None:
+        return {collection: await work(collection)}, []
+    found = await bed.status()
+    done: dict[str, Answer] = {}
+    failures: list[Problem] = []
+    for name in sorted({*found.collections, *found.unreadable}):
+        try:
+            done[name] = await work(name)
+        except Error as error:
+            failures.append(Problem(subject=f"collection {name}", reason=str(error)))
+    return done, failures
 
 
 def _tag(text: str) -> tuple[str, int]:

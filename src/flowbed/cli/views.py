@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flowbed.maintenance.repair import Repaired
     from flowbed.maintenance.verify import Verified
     from flowbed.pipeline.rollback import Released
-    from flowbed.records import SearchResults
+    from flowbed.records import Problem, SearchResults
 
 EXAMPLES = 5  # of a fault
 WIDTH = 300  # characters of a hit's text that are shown
@@ -86,8 +86,8 @@ def show_status(status: BedStatus) -> None:
     say(f"dead letters: {status.dead_letters:,}")
 
 
-def show_versions(found: Mapping[str, Sequence[Version]]) -> None:
-    """Show the versions that are kept."""
+def show_versions(found: Mapping[str, Sequence[Version]], failures: Sequence[Problem] = ()) -> None:
+    """Show the versions that are kept, and the collections that could not be read."""
     for name, versions in found.items():
         say(name)
         for each in versions:
@@ -95,10 +95,11 @@ def show_versions(found: Mapping[str, Sequence[Version]]) -> None:
             say(
                 f"  {each.version:>6}  {at(each.created)}  {each.rows:>10,} rows  {each.bytes / 1e6:>8.1f} MB{tags}"
             )
+    problems("failed", failures)
 
 
-def show_compactions(done: Mapping[str, Compaction]) -> None:
-    """Show what was compacted."""
+def show_compactions(done: Mapping[str, Compaction], failures: Sequence[Problem] = ()) -> None:
+    """Show what was compacted, and what could not be."""
     for name, plan in done.items():
         parts = ["files merged"]
         if plan.partitions:
@@ -110,6 +111,7 @@ def show_compactions(done: Mapping[str, Compaction]) -> None:
         if plan.forget:
             parts.append(f"{count(len(plan.forget), 'old version')} dropped")
         say(f"{name}: {', '.join(parts)}")
+    problems("failed", failures)
 
 
 def verified_json(found: Mapping[str, Verified]) -> dict[str, Any]:
@@ -164,6 +166,7 @@ def show_collected(done: Collected) -> None:
     """Show what gc deleted, or would delete."""
     if not done.objects:
         say("nothing to delete")
+    problems("failed", done.failures)
     verb = "would be deleted" if done.dry_run else "deleted"
     for kind, number in sorted(done.objects.items()):
         say(f"{count(number, 'object')} of kind {kind} {verb}, {done.bytes[kind] / 1e6:,.1f} MB")

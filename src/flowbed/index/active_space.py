@@ -106,6 +106,19 @@ class Collections:
         found = [await self.get(name) for name in await self._store.folders("")]
         return [live for live in found if live is not None]
 
+    async def readable(self) -> tuple[list[Live], dict[str, Damaged]]:
+        """Do as `all`, but leave out collections whose `active.json` is damaged; return why, by name."""
+        found: list[Live] = []
+        damaged: dict[str, Damaged] = {}
+        for name in await self._store.folders(""):
+            try:
+                live = await self.get(name)
+            except Damaged as error:
+                damaged[name] = error
+            else:
+                found += [] if live is None else [live]
+        return found, damaged
+
     async def begin(self, collection: str, space: Space, *, now: int, datasets: Datasets) -> Live:
         """Make `space` live where none is, and its dataset where there is none; repeatable.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from flowbed.errors import Damaged, Error, Misconfigured, NotFound, OutOfSpace, Rejected, Transient
 from flowbed.index.active_space import Live, begin_space
@@ -13,7 +13,7 @@ from flowbed.index.native import new_session, open_dataset
 from flowbed.telemetry import INDEX_CREATED, reached
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import lance
 
@@ -55,6 +55,14 @@ class UnfitIndex(Misconfigured):
 
 class FileMissing(Transient):
     """A file of an index is missing: another process has dropped its version, or it was lost."""
+
+
+class Unexplained(Transient):
+    """Lance cannot use an index, for a reason that proves no damage."""
+
+
+# What says that one index, or the pointer to it, cannot be read or written: other collections are not concerned.
+UNREADABLE: Final = (Damaged, UnfitIndex, FileMissing, Unexplained)
 
 
 class Datasets:
@@ -210,8 +218,15 @@ class Datasets:
 
 async def blocking(work: Callable[[], Answer], what: str) -> Answer:
     """Run Lance's blocking `work` in a thread, and translate its errors."""
-    try:
+    with translated(what):
         return await asyncio.to_thread(work)
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Translate the errors of Lance that are raised in the block."""
+    try:
+        yield
     except Error:
         raise
     except (OSError, RuntimeError, ValueError) as error:
@@ -261,7 +276,9 @@ def _reading_failed(error: Exception, what: str, first: str) -> Error:
         return Transient(f"{what}: {first}")
     if isinstance(error, OSError | UnicodeDecodeError) or any(sign in text for sign in DAMAGE):
         return damaged(what, error)
-    raise error
+    return Unexplained(
+        f"{what} cannot be used ({type(error).__name__}: {first}): run again; `flowbed verify` says if it is damaged"
+    )
 
 
 def _regex_error(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowbed.index.datasets import blocking, damaged
+from flowbed.index.datasets import Unexplained, blocking, damaged
 from flowbed.index.native import row_ids_in
 from flowbed.index.search.row_cache import vectors_in
 from flowbed.index.sorted_keys import positions
@@ -71,7 +71,7 @@ class VectorLookup:
             return await blocking(
                 lambda: self._answer(dataset, hashes), f"the index of {self._live.collection}"
             )
-        except ValueError as error:  # a text_hash of the index that is no hash
+        except Unexplained as error:  # such as a text_hash of the index that is no hash
             raise damaged(f"the index of {self._live.collection}", error) from error
 
     def _answer(self, dataset: lance.LanceDataset, hashes: Sequence[str]) -> dict[str, NDArray[np.float32]]:

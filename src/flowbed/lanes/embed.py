@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Damaged
+from flowbed.index.datasets import UNREADABLE
 from flowbed.index.vector_lookup import VectorLookup
 from flowbed.lanes.batch.in_flight import InFlight
 from flowbed.lanes.batch_files import NO_BATCHES, read_chunk_texts
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from flowbed.errors import Error
     from flowbed.lanes.batch_files import ChunkText
     from flowbed.lanes.budget import Budget
     from flowbed.lanes.claims import BatchQueue
@@ -60,14 +62,37 @@ async def embed(
     async with renewed(context), BackgroundWrite() as writing:
         async for claimed in claims.groups(fresh):
             group = await in_flight.bind_known(claimed)
-            if not group:
+            made = await _make_readable(group, context, tally, tiers, health, being_written, fresh)
+            if made is None:
                 continue
-            made = await _make(group, context, tally, tiers, health, being_written, fresh)
             await writing.start(write_and_commit(made, context, tally))
             being_written = made.outcome.vectors
             if tally.stopped:
                 break
     return tally
+
+
+async def _make_readable(
+    rows: Sequence[ChunkRow],
+    context: RunContext,
+    tally: RunStats,
+    tiers: dict[str, VectorLookup],
+    health: Health,
+    being_written: Mapping[str, NDArray[np.float32]],
+    fresh: BatchQueue | None,
+) -> EmbeddedGroup | None:
+    """Do as `_make` with the chunks of readable collections, None without any; others are released at the end."""
+    for collection in {row.collection for row in rows}:
+        try:
+            await context.collections.get(collection)
+        except UNREADABLE as error:
+            tally.leave_out(collection, error)
+    while rows := [row for row in rows if row.collection not in tally.unreadable]:
+        try:
+            return await _make(rows, context, tally, tiers, health, being_written, fresh)
+        except _UnreadableError as error:
+            tally.leave_out(error.collection, error.reason)
+    return None
 
 
 async def _make(
@@ -133,10 +158,7 @@ async def _embed(
         return Outcome(), Spent()
     began = context.monotonic()
     embedder = await asyncio.to_thread(context.embedder)
-    for collection in sorted({each.row.collection for each in passages}):
-        await context.collections.begin(
-            collection, embedder.space, now=context.clock(), datasets=context.datasets
-        )
+    await _begin(passages, embedder.space, context)
     await _open_tiers(tiers, embedder.space, context)
     outcome = await embed_now(
         {each.row.text_hash: each.sent for each in passages},
@@ -177,9 +199,27 @@ async def _record_perhaps(outcome: Outcome, context: ModelContext) -> None:
     await context.ledger.spending.record([row])
 
 
+class _UnreadableError(Damaged):
+    """The index of a collection that is written to cannot be read, and nothing was paid yet."""
+
+    def __init__(self, collection: str, reason: Error) -> None:
+        super().__init__(str(reason))
+        self.collection, self.reason = collection, reason
+
+
+async def _begin(passages: Sequence[ChunkText], space: Space, context: IndexContext) -> None:
+    """Open the index of each collection, created where there is none."""
+    for collection in sorted({each.row.collection for each in passages}):
+        try:
+            await context.collections.begin(collection, space, now=context.clock(), datasets=context.datasets)
+        except UNREADABLE as error:
+            raise _UnreadableError(collection, error) from error
+
+
 async def _open_tiers(tiers: dict[str, VectorLookup], space: Space, context: IndexContext) -> None:
     """Open the indexes of one space: the vector of a text is the same in every collection."""
-    for live in await context.collections.all():
+    lives, _ = await context.collections.readable()
+    for live in lives:
         if live.space.fingerprint == space.fingerprint:
             tiers.setdefault(live.collection, VectorLookup(live, context.datasets))
 
@@ -192,14 +232,24 @@ class KnownVectors:
         self._context, self._tally = context, tally
         self._tiers: dict[str, VectorLookup] = {}
 
+    @property
+    def unreadable(self) -> Collection[str]:
+        """The collections that were left out, because their index cannot be read."""
+        return self._tally.unreadable.keys()
+
     async def commit_known(self, passages: Sequence[ChunkText]) -> set[str]:
         """Commit the passages whose vectors are known, and return their text_hashes."""
+        while passages := [each for each in passages if each.row.collection not in self.unreadable]:
+            try:
+                return await self._commit_known(passages)
+            except _UnreadableError as error:
+                self._tally.leave_out(error.collection, error.reason)
+        return set()
+
+    async def _commit_known(self, passages: Sequence[ChunkText]) -> set[str]:
         context = self._context
         embedder = await asyncio.to_thread(context.embedder)
-        for collection in sorted({each.row.collection for each in passages}):
-            await context.collections.begin(
-                collection, embedder.space, now=context.clock(), datasets=context.datasets
-            )
+        await _begin(passages, embedder.space, context)
         await _open_tiers(self._tiers, embedder.space, context)
         texts = {each.sent: each.row.text_hash for each in passages}
         found = {
@@ -235,8 +285,8 @@ class _AllTiers:
         for tier in self.tiers:
             try:
                 found |= await tier.get_many([each for each in hashes if each not in found])
-            except Damaged as error:
-                if tier.collection in self.collections:
-                    raise  # before anything is paid: its commit would fail
+            except UNREADABLE as error:
+                if tier.collection in self.collections:  # before anything is paid: its commit would fail
+                    raise _UnreadableError(tier.collection, error) from error
                 log.warning("vectors that may be in it are not used: %s", error)
         return found

@@ -14,6 +14,7 @@ from flowbed.telemetry import DEAD_LETTER, reached
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from flowbed.errors import Error
     from flowbed.lanes.contexts import Context
     from flowbed.ledger import ChunkRow, Ledger
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 class RunStats:
     """What a run did: chunks embedded or reused, chunks deleted, texts sent, and failures.
 
-    `seconds` is the time spent looking up and computing vectors.
+    `seconds` is the time spent looking up and computing vectors. `unreadable` are the collections whose index cannot be
+    read, with the reason: they are left out, and their chunks wait.
     """
 
     chunks: int = 0
@@ -36,6 +38,14 @@ class RunStats:
     failed: int = 0
     versions: dict[str, int] = field(default_factory=dict)
     stopped: str = ""
+    unreadable: dict[str, Error] = field(default_factory=dict)
+
+    def leave_out(self, collection: str, error: Error) -> None:
+        """Leave out a collection whose index cannot be read, and report it once."""
+        if collection not in self.unreadable:
+            self.unreadable[collection] = error
+            self.failed += 1
+            self.failures.append(Problem(subject=f"collection {collection}", reason=str(error)))
 
     def add(self, other: RunStats) -> None:
         """Add what another piece of the same run did; a failure that both report counts once."""
@@ -49,6 +59,7 @@ class RunStats:
         self.failed += other.failed
         reported = set(self.failures)
         self.failures += [each for each in other.failures if each not in reported]
+        self.unreadable |= other.unreadable
         self.versions |= other.versions
         self.stopped = other.stopped or self.stopped
 

@@ -14,7 +14,7 @@ from flowbed.index.deltas import write_rows_delta
 from flowbed.lanes.claims import CLAIM, WAITING, Claims, renewed
 from flowbed.lanes.failures import RunStats, fail, failure, reset_documents
 from flowbed.lanes.precomputed_batches import decode_rows, deletions_table
-from flowbed.lanes.write_deltas import commit_pending
+from flowbed.lanes.write_deltas import commit_readable
 from flowbed.ledger import RunRow
 from flowbed.records.precomputed import precomputed_source
 from flowbed.telemetry import DELTA_WRITTEN, RUN_RECORDED, reached
@@ -99,7 +99,7 @@ async def _finish(context: IndexContext, collection: str, source: str, stats: Ru
                 rows = pa.concat_tables(done.tables)
                 since = min(row.until for row in group) - CLAIM
                 await write_run(live, rows, since=since, context=context, worker=context.worker)
-                await commit_pending(collection, context, stats)
+                await commit_readable(collection, context, stats)
             stats.chunks += len(done.written)
             stats.deleted += len(done.deleted)
             await reset_documents([row for row, _ in done.lost], context.ledger)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from flowbed.errors import Conflict
 from flowbed.index.commit import commit
+from flowbed.index.datasets import UNREADABLE
 from flowbed.index.deltas import Delete, Upsert, table, write_delta
 from flowbed.lanes.claims import CLAIM
 from flowbed.lanes.failures import RunStats, fail, failure, reset_documents
@@ -101,7 +102,9 @@ async def write_and_commit(group: EmbeddedGroup, context: RunContext, tally: Run
             tally.failed += 1
             tally.failures.append(Problem(subject=f"collection {collection}", reason=str(error)))
             continue
-        await commit_pending(collection, context, tally)
+        await commit_readable(collection, context, tally)
+        if collection in tally.unreadable:
+            continue  # the delta is kept, and committed by the run that can
         tally.chunks += len(upserts)
         tally.deleted += len(deletes)
         spent = Spent(lane=spent.lane)  # counted once, with the first collection
@@ -235,3 +238,11 @@ async def commit_pending(collection: str, context: IndexContext, tally: RunStats
         tally.versions[collection] = committed.version
     tally.failed += len(committed.refused)
     tally.failures += committed.refused
+
+
+async def commit_readable(collection: str, context: IndexContext, tally: RunStats) -> None:
+    """Commit the pending runs of a collection, unless its index cannot be read: other collections go on."""
+    try:
+        await commit_pending(collection, context, tally)
+    except UNREADABLE as error:
+        tally.leave_out(collection, error)

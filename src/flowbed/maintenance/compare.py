@@ -10,7 +10,7 @@ from flowbed.errors import Damaged, Misconfigured, NotFound, Rejected, Transient
 from flowbed.index import audit
 from flowbed.index.audit import Expected, compare, open_newest
 from flowbed.index.commit import is_stale
-from flowbed.index.datasets import DamagedIndex, FileMissing, UnfitIndex
+from flowbed.index.datasets import DamagedIndex, FileMissing, Unexplained, UnfitIndex
 from flowbed.index.repair import damage_of_index, faulty_ids
 from flowbed.lanes.batch_files import read_chunk_texts
 from flowbed.lanes.claims import WAITING
@@ -124,7 +124,7 @@ async def _index_faults(
         await open_newest(live, datasets=context.datasets)
         if live is not None and rows and (damage := await damage_of_index(live, datasets=context.datasets)):
             found.add({VECTOR_INDEX: [damage]})
-    except (DamagedIndex, FileMissing, Rejected) as error:
+    except (DamagedIndex, FileMissing, Unexplained, Rejected) as error:
         found.add({UNREADABLE: [str(error)]})
     except UnfitIndex as error:
         found.add({UNFIT: [str(error)]})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import NotFound, Rejected
 from flowbed.index.commit import MICROSECOND, RETENTION
+from flowbed.index.datasets import UNREADABLE
 from flowbed.index.deltas import peek
 from flowbed.lanes.batch.input import FOLDER
 from flowbed.lanes.batch_files import parse_batch
@@ -17,7 +18,7 @@ from flowbed.lanes.precomputed_batches import decoded_batch_id
 from flowbed.maintenance.compare import known_collections, run_of, waiting_runs
 from flowbed.pipeline.staging import PLANS, expired_plans, read_plan
 from flowbed.publish.chroma.garbage import unneeded_snapshots
-from flowbed.records import Space, Status, batch_id, text_hash
+from flowbed.records import Problem, Space, Status, batch_id, text_hash
 from flowbed.records.precomputed import is_precomputed
 
 if TYPE_CHECKING:
@@ -53,14 +54,20 @@ class Garbage:
 
 
 async def find_garbage(
-    context: IndexContext, collections: Collection[str] = (), *, grace: timedelta = GRACE
+    context: IndexContext,
+    collections: Collection[str] = (),
+    *,
+    grace: timedelta = GRACE,
+    failures: dict[str, Problem] | None = None,
 ) -> AsyncIterator[Garbage]:
-    """Find objects that nothing needs and that are older than `grace`."""
+    """Find objects that nothing needs and that are older than `grace`.
+
+    A collection whose index cannot be read is left out, and added to `failures`, or raises without them.
+    """
     before = context.clock() - grace // MICROSECOND
     for name in collections or await known_collections(context):
-        for find in (_deltas, _datasets, _snapshots):
-            async for each in find(context, name, before):
-                yield each
+        async for each in _of_collection(context, name, before, failures):
+            yield each
     if collections:
         return
     async for each in _batch_files(context, before):
@@ -76,6 +83,19 @@ async def find_garbage(
             objects=len(sizes),
             why="too old to be carried out",
         )
+
+
+async def _of_collection(
+    context: IndexContext, collection: str, before: int, failures: dict[str, Problem] | None
+) -> AsyncIterator[Garbage]:
+    try:
+        for find in (_deltas, _datasets, _snapshots):
+            async for each in find(context, collection, before):
+                yield each
+    except UNREADABLE as error:
+        if failures is None:
+            raise
+        failures[collection] = Problem(subject=f"collection {collection}", reason=str(error))
 
 
 async def _deltas(context: IndexContext, collection: str, before: int) -> AsyncIterator[Garbage]:

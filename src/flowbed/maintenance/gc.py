@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from flowbed.lanes.contexts import IndexContext
+    from flowbed.records import Problem
     from flowbed.storage import Store
 
 # Objects to delete at once: the limit of one S3 request.
@@ -34,11 +35,15 @@ AT_ONCE = 1_000
 
 @dataclass
 class Collected:
-    """What was deleted, or would be: objects and bytes by kind."""
+    """What was deleted, or would be: objects and bytes by kind.
+
+    `failures` are the collections whose index cannot be read: nothing of them is deleted.
+    """
 
     dry_run: bool
     objects: dict[str, int] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
+    failures: list[Problem] = field(default_factory=list)
 
     def add(self, garbage: Garbage) -> None:
         """Count one piece of garbage."""
@@ -63,16 +68,21 @@ async def collect(
     """
     await require_known(context, collections)
     done = Collected(dry_run=dry_run)
-    marked = [each async for each in find_garbage(context, collections, grace=grace)]
+    failures: dict[str, Problem] = {}
+    marked = [each async for each in find_garbage(context, collections, grace=grace, failures=failures)]
     reached(GARBAGE_MARKED, things=len(marked))
     if dry_run:
         for each in marked:
             done.add(each)
+        done.failures += failures.values()
         return done
     # Checked again, since runs may have started meanwhile.
     second = (
-        {each.key: each async for each in find_garbage(context, collections, grace=grace)} if marked else {}
+        {each.key: each async for each in find_garbage(context, collections, grace=grace, failures=failures)}
+        if marked
+        else {}
     )
+    done.failures += failures.values()
     confirmed = [second[each.key] for each in marked if each.key in second]
     for start in range(0, len(confirmed), AT_ONCE):
         page = confirmed[start : start + AT_ONCE]

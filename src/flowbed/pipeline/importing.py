@@ -108,7 +108,8 @@ async def _finish(collection: str, context: IndexContext, done: Imported) -> Non
     done.refused += len(stats.failures)
     done.problems += stats.failures
     if done.version is not None:
-        await tidy(context, [collection])
+        stats.versions[collection] = done.version
+        await tidy(context, stats)
 
 
 async def _groups(reader: RowReader) -> AsyncIterator[PrecomputedRows]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.embedding.reading import advice, characters
 from flowbed.errors import Damaged, Error
+from flowbed.index.datasets import FileMissing
 from flowbed.index.forgotten import read_blocked
 from flowbed.lanes.batch.in_flight import InFlightTexts
 from flowbed.lanes.batch_files import read_chunk_texts
@@ -245,7 +246,7 @@ class _Planner:
 
     async def _indexed(self, hashes: Sequence[str], space: Space) -> set[str]:
         if self._tiers is None:
-            found = await self._context.collections.all()
+            found, _ = await self._context.collections.readable()
             same = [live for live in found if live.space.fingerprint == space.fingerprint]
             if same:
                 # There is an index to read: only now lance is loaded.
@@ -256,7 +257,7 @@ class _Planner:
                 self._tiers = []
         known: set[str] = set()
         for tier in self._tiers:
-            with contextlib.suppress(Damaged):  # the run says so, or does without it
+            with contextlib.suppress(Damaged, FileMissing):  # the run says so, or does without it
                 known.update(await tier.get_many([each for each in hashes if each not in known]))
         return known
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured, Rejected
+from flowbed.index.datasets import UNREADABLE
 from flowbed.lanes.failures import RunStats
 from flowbed.lanes.precomputed_batches import check_rows
-from flowbed.lanes.write_deltas import commit_pending
+from flowbed.lanes.write_deltas import commit_readable
 from flowbed.ledger import DeadLetter
 from flowbed.pipeline.delta_registry import (
     ARCHIVE,
@@ -116,6 +117,8 @@ async def add_deltas(
             await _convert(name, context, done, space=space, folder=folder, limits=limits or ReadLimits())
             done.committed.append(name)
             collections.add(collection_of(name))
+        except UNREADABLE as error:  # the delta may be good: it stays registered
+            done.refused.append(Problem(subject=name, reason=str(error)))
         except (Rejected, Misconfigured) as error:
             await _refuse(name, str(error), context, done)
         finally:
@@ -124,9 +127,10 @@ async def add_deltas(
         reached(PROGRESS, stage="deltas", done=1)
     stats = RunStats()
     for collection in sorted(collections):
-        await commit_pending(collection, context, stats)
+        await commit_readable(collection, context, stats)
     done.versions |= stats.versions
     done.refused += stats.failures
+    done.committed = [each for each in done.committed if collection_of(each) not in stats.unreadable]
     await mark(context, done.committed, COMMITTED if delete_processed else DONE)
     await _delete_committed(context)
     return done

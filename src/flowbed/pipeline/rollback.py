@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict, NotFound
+from flowbed.index.datasets import UNREADABLE
 from flowbed.index.lease import held
 from flowbed.index.versions import newest_version
 from flowbed.index.versions.history import restore, restored_since, runs_in, tag, untag
@@ -113,16 +114,24 @@ async def release(context: IndexContext, live: Live) -> Released:
     )
 
 
-async def catch_up_all(context: IndexContext, seen: Mapping[str, int]) -> dict[str, int]:
+async def catch_up_all(context: IndexContext, seen: Mapping[str, int], stats: RunStats) -> dict[str, int]:
     """Make the ledger follow the history of every collection; return the newest version of each.
 
-    `seen` are the versions up to which the histories are known.
+    `seen` are the versions up to which the histories are known. A collection that cannot be read is left out, and
+    added to `stats`.
     """
     newest: dict[str, int] = {}
-    for live in await context.collections.all():
+    lives, damaged = await context.collections.readable()
+    for collection, why in damaged.items():
+        stats.leave_out(collection, why)
+    for live in lives:
         version = await newest_version(live, store=context.store)
         if version is None or version > seen.get(live.collection, 0):
-            version = await catch_up(context, live)
+            try:
+                version = await catch_up(context, live)
+            except UNREADABLE as error:
+                stats.leave_out(live.collection, error)
+                continue
         newest[live.collection] = version
     return newest
 

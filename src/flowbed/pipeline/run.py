@@ -7,7 +7,7 @@ import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Conflict, Error, Transient
+from flowbed.errors import Conflict, Damaged, Error, Transient
 from flowbed.index.lease import held
 from flowbed.index.versions import newest_version, state
 from flowbed.lanes.batch.wait import collect_results, of_this_model
@@ -170,7 +170,8 @@ async def finish(
     tally = RunStats()
     tally.add(before)
     tally.add(done.tally)
-    await tidy(context, tally.versions)
+    await tidy(context, tally)
+    _require_readable(feeds, tally)
     # Another process may have committed what this one embedded.
     known = {} if tally.chunks or tally.deleted else newest
     left = left or await context.ledger.overview()
@@ -189,7 +190,7 @@ async def finish(
         cost_usd=tally.cost_usd,
         perhaps_billed_usd=0.0 if context.budget is None else context.budget.perhaps_usd,
         seconds=context.monotonic() - began,
-        versions=await _versions(context, feeds, known, written=tally.versions),
+        versions=await _versions(context, feeds, known, tally),
         truncated=tally.truncated,
         embedding_seconds=tally.seconds,
         waiting=_waiting(left, feeds),
@@ -220,14 +221,16 @@ async def recover(context: IndexContext, found: Overview, stats: RunStats) -> Re
     Precomputed rows that wait, also after a repair, are written and committed from their batch files.
     """
     await release_dead_workers(context, found)
-    newest = await catch_up_all(context, found.seen)
+    newest = await catch_up_all(context, found.seen, stats)
     # Recording a rollback changes what is pending, but adds no collection to it.
     for collection in found.pending:
-        from flowbed.lanes.write_deltas import commit_pending  # loads numpy and lance
+        if collection not in stats.unreadable:
+            from flowbed.lanes.write_deltas import commit_readable  # loads numpy and lance
 
-        await commit_pending(collection, context, stats)
+            await commit_readable(collection, context, stats)
     to_embed: list[str] = []
-    if waiting := await _waiting_precomputed(context, found):
+    waiting = [name for name in await _waiting_precomputed(context, found) if name not in stats.unreadable]
+    if waiting:
         from flowbed.lanes.precomputed import finish_precomputed  # loads numpy and lance
 
         to_embed = await finish_precomputed(context, waiting, stats)
@@ -257,19 +260,29 @@ async def waiting_external(context: Context) -> set[str]:
     return found
 
 
-async def tidy(context: IndexContext, collections: Collection[str]) -> None:
-    """Compact the collections where that is due and no other process does it."""
-    for collection in collections:
+def _require_readable(feeds: Mapping[str, ConfiguredSource], tally: RunStats) -> None:
+    """Raise what is wrong with the index of the only collection, or of every one."""
+    wanted = _collections(feeds)
+    if wanted and wanted <= tally.unreadable.keys():
+        raise tally.unreadable[min(wanted)]
+
+
+async def tidy(context: IndexContext, tally: RunStats) -> None:
+    """Compact the collections that were written to where that is due and no other process does it."""
+    for collection in tally.versions:
         from flowbed.index.compaction import is_due
 
-        live = await context.collections.get(collection)
         now, retention = context.clock(), context.retention
-        if live is None:
-            continue
         # Another process may be compacting or writing: the next run tries again.
         with contextlib.suppress(Conflict, Transient):
-            if await is_due(live, datasets=context.datasets, now=now, retention=retention):
-                await compact_one(context, live, vector_index="auto", only_if_due=True)
+            try:
+                live = await context.collections.get(collection)
+                if live is not None and await is_due(
+                    live, datasets=context.datasets, now=now, retention=retention
+                ):
+                    await compact_one(context, live, vector_index="auto", only_if_due=True)
+            except Damaged as error:
+                tally.leave_out(collection, error)
 
 
 async def compact_one(
@@ -326,13 +339,12 @@ async def _versions(
     context: IndexContext,
     feeds: Mapping[str, ConfiguredSource],
     newest: Mapping[str, int],
-    *,
-    written: Collection[str],
+    tally: RunStats,
 ) -> dict[str, int]:
-    """Return the version of each collection of these sources; only those `written` to are read again."""
+    """Return the version of each readable collection of these sources; only those written to are read again."""
     found = {}
-    for name in sorted(_collections(feeds)):
-        if name in newest and name not in written:
+    for name in sorted(_collections(feeds) - tally.unreadable.keys()):
+        if name in newest and name not in tally.versions:
             found[name] = newest[name]
         elif (live := await context.collections.get(name)) is not None:
             version = await newest_version(live, store=context.store)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Error, Misconfigured
-from flowbed.index.active_space import live_collection, live_collections, require_collection
+from flowbed.index.active_space import live_collection, readable_collections, require_collection
+from flowbed.index.datasets import UNREADABLE
 from flowbed.index.versions import Manifest, newest_manifest, state
 from flowbed.publish import PublishReport, open_publication
 from flowbed.publish.records import read_record, write_record
@@ -84,8 +85,10 @@ async def publish(
         if collection is not None:
             lives = [await require_collection(context.store, collection)]
         else:
-            lives = [live for live in await live_collections(context.store) if each.covers(live.collection)]
-            there = {live.collection for live in lives}
+            found, damaged = await readable_collections(context.store)
+            problems += [_failed(each, name, why) for name, why in damaged.items() if each.covers(name)]
+            lives = [live for live in found if each.covers(live.collection)]
+            there = {*damaged, *(live.collection for live in lives)}
             problems += [_missing(each, name) for name in each.collections if name not in {ALL, *there}]
         for live in lives:
             await _publish_into(each, context, live, published, problems, reconcile=reconcile)
@@ -103,8 +106,13 @@ async def publish_due(
             continue
         context = context_of(each.name)
         for name in await collections_of(each, context.store):
-            live = await live_collection(context.store, name)
-            if live is not None and await _is_due(each, context, live, seconds):
+            try:
+                live = await live_collection(context.store, name)
+                due = live is not None and await _is_due(each, context, live, seconds)
+            except UNREADABLE as error:
+                problems.append(_failed(each, name, error))
+                continue
+            if live is not None and due:
                 await _publish_into(each, context, live, published, problems, reconcile=False)
     return PublishReport(published=tuple(published), failures=tuple(problems))
 
@@ -126,11 +134,13 @@ async def collections_of(each: Configured, store: Store) -> Sequence[str]:
     return await store.folders("") if ALL in each.collections else each.collections
 
 
+def _failed(each: Configured, collection: str, why: object) -> Problem:
+    return Problem(subject=f"publication {each.name} of {collection}", reason=str(why))
+
+
 def _missing(each: Configured, collection: str) -> Problem:
-    return Problem(
-        subject=f"publication {each.name} of {collection}",
-        reason=f"there is no collection {collection!r}: `flowbed run` has not filled it yet, or the name is wrong",
-    )
+    why = f"there is no collection {collection!r}: `flowbed run` has not filled it yet, or the name is wrong"
+    return _failed(each, collection, why)
 
 
 async def _is_due(each: Configured, context: PublishContext, live: Live, seconds: float) -> bool:
@@ -165,7 +175,7 @@ async def _publish_into(
     try:
         done = await _publish_one(each, context, live, reconcile=reconcile)
     except (Error, OSError) as error:  # a full disk or a folder that cannot be written stops this one only
-        problems.append(Problem(subject=f"publication {each.name} of {live.collection}", reason=str(error)))
+        problems.append(_failed(each, live.collection, error))
     else:
         published.append(done)
 

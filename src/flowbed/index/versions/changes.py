@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flowbed.errors import NotFound
-from flowbed.index.datasets import blocking
+from flowbed.index.datasets import blocking, translated
 from flowbed.index.native import row_ids_in
 
 if TYPE_CHECKING:
@@ -61,6 +61,9 @@ class Changes:
         """Read the upserts: batches of `size` rows with id, vector, document and metadata (JSON text); blocks.
 
         Only the last batch is smaller.
+
+        Raises:
+            Damaged, Transient: a file of the index cannot be read.
         """
         held: list[pa.RecordBatch] = []
         for batch in self._read():
@@ -73,6 +76,10 @@ class Changes:
             yield _joined(held)
 
     def _read(self) -> Iterator[pa.RecordBatch]:
+        with translated("the index, while its rows were read,"):
+            yield from self._scanned()
+
+    def _scanned(self) -> Iterator[pa.RecordBatch]:
         if self.row_ids is None:
             yield from self.dataset.to_batches(columns=SHOWN, filter=self.condition)
             return

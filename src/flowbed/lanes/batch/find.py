@@ -44,6 +44,11 @@ class VectorReuse(Protocol):
         """Commit the chunks whose vectors are known, and return their text_hashes."""
         ...
 
+    @property
+    def unreadable(self) -> Collection[str]:
+        """The collections that were left out, because their index cannot be read."""
+        ...
+
 
 @dataclass
 class Unembedded:
@@ -222,6 +227,11 @@ class _Finder:
             return passages
         if self._reuse is not None:
             known = await self._reuse.commit_known(passages)
+            # Nothing is paid for what could not be committed.
+            without = self._reuse.unreadable
+            left = [each.row for each in passages if each.row.collection in without]
+            await self._context.ledger.chunks.give_back(left, worker=self._context.worker)
+            passages = [each for each in passages if each.row.collection not in without]
         else:
             texts = {each.sent: each.row.text_hash for each in passages}
             known = {texts[each] for each in await self._embedder.known(list(texts), purpose="document")}

@@ -28,7 +28,7 @@ from flowbed.lanes.batch.submit import select_submissions
 from flowbed.lanes.claims import CLAIM, release_dead_workers, renewed
 from flowbed.lanes.failures import fail, failure
 from flowbed.lanes.outcome import Paid, Polled
-from flowbed.lanes.write_deltas import commit_pending
+from flowbed.lanes.write_deltas import commit_readable
 from flowbed.records import Problem, Space
 from flowbed.telemetry import ANSWERS_COPIED, reached
 
@@ -59,7 +59,7 @@ async def poll(context: RunContext, submissions: Collection[str] = ()) -> Polled
     rows = await select_submissions(context, submissions)
     # Deltas that an interrupted poll wrote and did not commit.
     for collection in await context.ledger.runs.collections():
-        await commit_pending(collection, context, polled.tally)
+        await commit_readable(collection, context, polled.tally)
     others = [
         row for row in await live_submissions(context.ledger) if row.id not in {each.id for each in rows}
     ]
