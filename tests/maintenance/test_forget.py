@@ -108,6 +108,32 @@ async def test_forget_document_leaves_no_byte_and_stays_forgotten(bed_of: Projec
     assert_forgotten(bed_of)
 
 
+async def test_why_says_when_a_row_was_forgotten_and_by_which_request(bed_of: Project) -> None:
+    await indexed(bed_of)
+    async with await bed_of.open() as bed:
+        first = await bed.forget(documents=[f"{NAME}.md"])
+        second = await bed.forget("notes#other.md#00000")
+        for subject, receipt in (
+            (f"{NAME}.md", first),
+            (f"notes#{NAME}.md", first),
+            (f"notes#{NAME}.md#00000", first),
+            (f"notes#{NAME}.md#00007", first),
+            ("notes#other.md#00000", second),
+        ):
+            with pytest.raises(
+                NotFound, match=rf"was forgotten at 20[-\d]+ [:\d]+ UTC by request {receipt.id}"
+            ):
+                await bed.why(subject)
+        with pytest.raises(NotFound, match="nothing is known of"):
+            await bed.why("notes#fourth.md#00000")
+        await bed.lift_forget(documents=[f"{NAME}.md"])
+        with pytest.raises(NotFound, match="nothing is known of"):
+            await bed.why(f"{NAME}.md")
+        with pytest.raises(NotFound, match=f"by request {second.id}"):
+            await bed.why("notes#other.md#00000")
+    assert SECRET not in (bed_of.folder / ".flowbed/store/forgotten/blocked.json").read_text("utf-8")
+
+
 async def test_lift_lets_a_document_return(bed_of: Project) -> None:
     await indexed(bed_of)
     async with await bed_of.open() as bed:

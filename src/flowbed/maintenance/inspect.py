@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Damaged, NotFound
 from flowbed.index.active_space import readable_collections
 from flowbed.index.datasets import FileMissing
+from flowbed.index.forgotten import read_blocked
 from flowbed.index.versions import state
 from flowbed.lanes.batch.in_flight import live_submissions
 from flowbed.lanes.batch.submission_status import describe
 from flowbed.ledger.rows import WITHHELD
 from flowbed.maintenance.failed import failed_chunks, fails_repeatedly
+from flowbed.maintenance.forget.request import RECEIPTS
 from flowbed.records import Status
-from flowbed.records.precomputed import is_precomputed
+from flowbed.records.precomputed import is_precomputed, precomputed_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -199,6 +202,8 @@ async def reasons(context: Context, rows: Sequence[ChunkRow]) -> list[Reason]:
 
 async def _unknown(context: Context, subject: str) -> str:
     """Explain why a subject has no chunks."""
+    if forgotten := await _forgotten(context, subject):
+        return forgotten
     async for letters in context.ledger.dead_letters.pages():
         for letter in letters:
             if subject in {letter.subject, letter.subject.rpartition(":")[0]}:
@@ -211,6 +216,35 @@ async def _unknown(context: Context, subject: str) -> str:
     return (
         f"nothing is known of {subject!r}: no chunk has that id, and no source has a document of that name"
         " with text; `flowbed run` names what it skipped, and ids look like NAME#DOCUMENT#00000"
+    )
+
+
+async def _forgotten(context: Context, subject: str) -> str:
+    """Say when a chunk or a document was forgotten, and by which request; an empty text if it was not."""
+    blocked = await read_blocked(context.store)
+    if not blocked:
+        return ""
+    lives, damaged = await context.collections.readable()
+    collections = {*damaged, *(live.collection for live in lives)}
+    sources = {*context.sources, *map(precomputed_source, collections)}
+    source, _, document = subject.partition("#")
+    digests = {
+        *(blocked.of_chunk(name, subject) for name in collections),
+        *(blocked.of_document(name, subject) for name in sources),
+        blocked.of_document(source, document),
+        blocked.of_document(source, document.rpartition("#")[0]),  # a chunk that the document got later
+    }
+    found = min(digests & blocked.owners.keys(), default="")
+    if not found:
+        return ""
+    request = blocked.by.get(found, "")
+    when = ""
+    if request in blocked.at:
+        moment = datetime.fromtimestamp(blocked.at[request] / 1e6, UTC)
+        when = f" at {moment:%Y-%m-%d %H:%M:%S} UTC by request {request}"
+    return (
+        f"{subject!r} was forgotten{when}, and does not return until `flowbed forget --lift` lets it; the receipts are"
+        f" in the store under {RECEIPTS}"
     )
 
 

@@ -16,6 +16,8 @@ from tests.server.chroma.conftest import DIMENSIONS, VECTORS, Peer
 from tests.server.conftest import Running, write_project
 
 from flowbed.bed import aopen
+from flowbed.errors import Damaged
+from flowbed.records.serving import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,6 +235,57 @@ async def test_write_needs_a_key_whose_tier_may_write(tmp_path: Path) -> None:
             headers = {"x-chroma-token": secret}
             path = "/api/v2/tenants/default_tenant/databases/default_database/collections"
             assert running.call("POST", path, {"name": "new"}, headers).status == status
+    finally:
+        running.close()
+
+
+async def test_write_of_a_key_for_other_models_changes_no_collection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that may write, but not use the model of a collection, neither changes, deletes nor creates one."""
+    folder = write_project(
+        tmp_path / "keyed",
+        ON.format("committed") + 'models = ["seeded:64", "seeded:32"]\ntiers.writers = { write = true }\n',
+    )
+    async with await aopen(folder) as bed:
+        _, other = await bed.keys().create("other", secret=bed.secret, tier="writers", models=["seeded:32"])
+        _, writer = await bed.keys().create("writer", secret=bed.secret, tier="writers")
+    running = Running(folder)
+    path = "/api/v2/tenants/default_tenant/databases/default_database/collections"
+
+    def call(secret: str, method: str, below: str = "", body: Any = None) -> tuple[int, Any]:
+        answer = running.call(method, f"{path}{below}", body, {"x-chroma-token": secret})
+        return answer.status, answer.json
+
+    try:
+        status, made = call(writer, "POST", body={"name": "theirs"})
+        assert status == 200
+        for method, below, body in (
+            ("PUT", f"/{made['id']}", {"new_metadata": {"a": 1}}),
+            ("DELETE", "/theirs", None),
+            ("POST", "", {"name": "mine"}),
+            ("POST", f"/{made['id']}/add", {"ids": ["a"], "embeddings": [UNIT]}),
+        ):
+            status, said = call(other, method, below, body)
+            assert (status, "does not have access to model" in str(said)) == (403, True), (method, said)
+        assert call(writer, "GET", "/theirs") == (200, made)
+        assert call(writer, "GET", "/mine")[0] == 404
+        settings = folder / ".flowbed" / "store" / "theirs" / "chroma.json"
+        settings.write_bytes(b"{")
+        chroma = running.service.chroma
+        # As read a moment ago: the damage is met when the change is saved.
+        monkeypatch.setattr(chroma.collections, "_monotonic", lambda: 0.0)
+        collection = running.wait(chroma.collections.named("theirs"))
+        change = chroma.creation.modify(
+            Caller(key="", name="root", tier="writers", admin=True),
+            collection,
+            name=None,
+            metadata={"a": 1},
+            hnsw=None,
+            embedding_function=None,
+        )
+        with pytest.raises(Damaged, match=r"theirs/chroma\.json cannot be read .*restore it, or remove it"):
+            running.wait(change)
     finally:
         running.close()
 

@@ -129,7 +129,8 @@ class _Forgetting:
                         owners.setdefault(before.of_passage(*place, text), chunk)
             return list(owners.items())
 
-        await change_blocked(self._context.store, change, salt=salt)
+        context = self._context
+        await change_blocked(context.store, change, salt=salt, request=request.id, now=context.clock())
         reached(FORGET_BLOCKED, request=request.id)
 
     async def erase_ledger(self) -> None:

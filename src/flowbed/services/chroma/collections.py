@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 
 import orjson
 
-from flowbed.errors import Misconfigured, NotFound, Rejected
+from flowbed.errors import Damaged, NotFound, Rejected
 from flowbed.index.active_space import live_collection
 
 if TYPE_CHECKING:
@@ -180,16 +180,24 @@ class CollectionDirectory:
         except NotFound:
             found = ChromaCollection(live=live, settings=CollectionSettings())
         else:
-            try:
-                settings = CollectionSettings.from_json(body)
-            except (ValueError, TypeError) as error:
-                raise Misconfigured(
-                    f"{key} cannot be read ({error}); restore it, or remove it to use the defaults"
-                ) from error
-            found = ChromaCollection(live=live, settings=settings)
+            found = ChromaCollection(live=live, settings=read_settings(body, key))
         self._read[live.collection] = began, found
         self._names[found.id] = live.collection
         return found
+
+
+def read_settings(body: bytes, key: str) -> CollectionSettings:
+    """Parse what clients said of a collection, as it is stored under `key`.
+
+    Raises:
+        Damaged: it is something else.
+    """
+    try:
+        return CollectionSettings.from_json(body)
+    except (ValueError, TypeError) as error:
+        raise Damaged(
+            f"{key} cannot be read ({error}); restore it, or remove it to use the defaults"
+        ) from error
 
 
 def require_database(tenant: str, database: str | None = None) -> None:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected, Transient
 from flowbed.records.precomputed import PrecomputedRows
-from flowbed.services.chroma.collections import KEY, CollectionSettings
+from flowbed.services.chroma.collections import KEY, CollectionSettings, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from flowbed.records.serving import Caller
     from flowbed.services.chroma.collections import ChromaCollection, CollectionDirectory
+    from flowbed.services.chroma.rows import RowService
     from flowbed.services.chroma.writes import WriteService
     from flowbed.services.project import Project
 
@@ -26,9 +27,11 @@ TRIES = 10
 class CreationService:
     """Creates, changes and deletes collections for callers who may write."""
 
-    def __init__(self, bed: Project, directory: CollectionDirectory, writes: WriteService) -> None:
+    def __init__(
+        self, bed: Project, directory: CollectionDirectory, rows: RowService, writes: WriteService
+    ) -> None:
         """Change nothing yet."""
-        self._bed, self._directory, self._writes = bed, directory, writes
+        self._bed, self._directory, self._rows, self._writes = bed, directory, rows, writes
 
     async def create(
         self, caller: Caller, name: str, settings: CollectionSettings, *, get_or_create: bool
@@ -38,7 +41,7 @@ class CreationService:
         With `get_or_create`, one that exists is returned as it is, to callers who may only read too.
 
         Raises:
-            Forbidden: the caller may not write.
+            Forbidden: the caller may not write, or its key may not use the model of the collection.
             Conflict: there is one of this name.
             Rejected: the name is invalid.
         """
@@ -53,6 +56,7 @@ class CreationService:
         self._writes.require_writer(caller)
         if existing is not None:
             raise Conflict(f"Collection [{name}] already exists")
+        self._rows.require_new(caller, self._bed.model)
         try:
             await self._bed.write_rows(name, PrecomputedRows(), commit=False)
         except Misconfigured as error:
@@ -74,10 +78,11 @@ class CreationService:
         """Replace what is said of a collection; what is None stays.
 
         Raises:
-            Forbidden: the caller may not write.
+            Forbidden: the caller may not write, or its key may not use the model of the collection.
             Rejected: it has to be renamed.
         """
         self._writes.require_writer(caller)
+        self._rows.require_model(caller, collection)
         if name not in (None, collection.name):
             raise Rejected(
                 f"Collection [{collection.name}] cannot be renamed: create another one and copy its rows"
@@ -98,12 +103,13 @@ class CreationService:
         """Delete a collection that a client created, and all its rows.
 
         Raises:
-            Forbidden: the caller may not write.
+            Forbidden: the caller may not write, or its key may not use the model of the collection.
             NotFound: there is none.
             Rejected: it is one that the project's sources fill.
         """
         self._writes.require_writer(caller)
         found = await self._directory.named(name)
+        self._rows.require_model(caller, found)
         if not found.settings.created:
             raise Rejected(
                 f"Collection [{name}] is filled by the project, not by a client: remove its source from flowbed.toml"
@@ -120,7 +126,7 @@ class CreationService:
                 stored = await self._bed.store.get(key)
             except NotFound:
                 stored = None
-            before = CollectionSettings() if stored is None else CollectionSettings.from_json(stored.body)
+            before = CollectionSettings() if stored is None else read_settings(stored.body, key)
             body = change(before).to_json()
             try:
                 if stored is None:

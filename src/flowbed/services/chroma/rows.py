@@ -67,13 +67,33 @@ class RowService:
         """
         await self._quotas.admit(caller)
         found = await self._directory.with_id(collection)
-        space = found.live.space
+        self.require_model(caller, found)
+        return found
+
+    def require_model(self, caller: Caller, collection: ChromaCollection) -> None:
+        """Require that a caller's key may use the model of a collection's space.
+
+        Raises:
+            Forbidden: it may not.
+        """
+        space = collection.live.space
         names = {space.model}
         for model in self._models.listed():
             if model.space == space.fingerprint:
                 names |= {model.id, model.spec, *model.aliases}
         allow(space.model, names, caller, self._serving)
-        return found
+
+    def require_new(self, caller: Caller, spec: str) -> None:
+        """Require that a caller's key may use the model of a new collection, named vendor:model.
+
+        Raises:
+            Forbidden: it may not.
+        """
+        names = {spec}
+        for model in self._models.listed():
+            if model.spec == spec:
+                names |= {model.id, *model.aliases}
+        allow(spec, names, caller, self._serving)
 
     async def count(self, caller: Caller, collection: str) -> int:
         """Count the rows of a collection."""

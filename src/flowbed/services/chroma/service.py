@@ -38,5 +38,5 @@ def open_chroma(bed: Project, models: Models, quotas: QuotaService, serving: Ser
     directory = CollectionDirectory(bed.store, reader, monotonic=time.monotonic)
     rows = RowService(directory, reader, models=models, quotas=quotas, serving=serving)
     writes = WriteService(bed, rows, reader, serving)
-    creation = CreationService(bed, directory, writes)
+    creation = CreationService(bed, directory, rows, writes)
     return ChromaService(collections=directory, creation=creation, rows=rows, writes=writes)
