@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from flowbed import telemetry
+from flowbed.bed import look_through
 from flowbed.errors import Conflict, Misconfigured, Transient
 from flowbed.index.compaction import compact
 from flowbed.index.versions.retention import NOTHING
@@ -19,6 +20,8 @@ from flowbed.testing.publication import PublicationContract, PublishedRow, numbe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from tests.support.projects import Project
 
     from flowbed.publish import Publication
     from flowbed.testing.publication import PublishBench
@@ -200,3 +203,45 @@ def test_options_of_a_publication_to_a_server_are_checked(publish_bench: Publish
     ):
         with pytest.raises(Misconfigured, match=fault):
             open_publication("chroma-server", publish_bench.context(), options)
+
+
+async def texts_on(server: ChromaDatabase, name: str) -> dict[str, str]:
+    found = await server.collection(name)
+    assert found is not None
+    held = await server.get(found["id"], include=["documents"], limit=100)
+    return dict(zip(held["ids"], held["documents"], strict=True))
+
+
+async def test_project_with_a_chroma_server_forgets_rows_there_and_its_checklist_asks_it(
+    notes: Project, server: ChromaDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"notes-{secrets.token_hex(6)}"
+    file = notes.folder / "flowbed.toml"
+    options = f'kind = "chroma-server"\noptions = {{ url = "{server.url}", name = "{name}" }}\n'
+    file.write_text(f"{file.read_text('utf-8')}\n[publish.notes]\n{options}", "utf-8")
+
+    async def published() -> tuple[str, str]:
+        (item,) = [each for each in (await look_through(notes.folder)).items if each.stage == "published"]
+        return item.state, item.found
+
+    async with await notes.open() as bed:
+        assert list((await bed.run()).published) == ["notes notes"]
+        before = await texts_on(server, name)
+        receipt = await bed.forget(documents=["one.txt"])
+        assert receipt.complete
+        assert "publication notes of notes" in {each.place for each in receipt.erased}
+        left = await texts_on(server, name)
+        assert [before[each] for each in before if each not in left] == ["note one"]
+        assert (await published())[0] == "ok"
+        collection = await server.collection(name)
+        assert collection is not None
+        await server.delete(collection["id"], [min(left)])
+        assert await published() == ("failed", f"{name} on {server.url} has 2 of 3 rows")
+        assert (await bed.publish("notes", reconcile=True)).published[0].fixed == 1
+        assert await texts_on(server, name) == left
+    file.write_text(file.read_text("utf-8").replace(name, f"{name}-2"), "utf-8")
+    assert await published() == ("failed", f"there is no collection {name}-2 on {server.url}")
+    file.write_text(file.read_text("utf-8").replace(server.url, "http://127.0.0.1:9"), "utf-8")
+    monkeypatch.setattr("flowbed.publish.chroma_server.client.ATTEMPTS", 1)
+    state, found = await published()
+    assert (state, "127.0.0.1:9" in found) == ("failed", True)

@@ -100,12 +100,26 @@ class Renewable(Protocol):
         ...
 
 
+@runtime_checkable
+class Remote(Protocol):
+    """A publication on a server, which can be asked what it holds."""
+
+    async def fault(self, live: Live, version: int, rows: int) -> str:
+        """Say how the server differs from a version with so many rows; an empty text if it does not. Changes nothing.
+
+        Raises:
+            Transient: the server does not answer.
+        """
+        ...
+
+
 # Loaded by name, so that a kind loads only what it needs.
 KINDS = {
     "chroma": "flowbed.publish.chroma.publication:open_chroma",
     "chroma-server": "flowbed.publish.chroma_server.publication:open_chroma_server",
     "parquet": "flowbed.publish.parquet:open_parquet",
 }
+REMOTE = frozenset({"chroma-server"})  # those that are `Remote`
 
 
 def open_publication(kind: str, context: PublishContext, options: Mapping[str, str]) -> Publication:

@@ -16,7 +16,7 @@ from flowbed.maintenance.checklist import ChecklistContext
 from flowbed.maintenance.store_binding import Unbound, require_bound
 from flowbed.storage import open_store
 from flowbed.wiring import opening
-from flowbed.wiring.publications import configured
+from flowbed.wiring.publications import configured, publish_context
 from flowbed.wiring.scratch import scratch
 
 if TYPE_CHECKING:
@@ -91,4 +91,7 @@ def checklist_context(
         publications=configured(config),
         scratch=partial(scratch, folder),
         mount=Path(root) if root else None,
+        publish_context=partial(
+            publish_context, hidden=folder / ".flowbed", store=context.store, datasets=context.datasets
+        ),
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed.maintenance.inconsistencies import Fault
+    from flowbed.publish import PublishContext
     from flowbed.publish.due import Configured
 
 State = Literal["ok", "waiting", "failed", "not used"]
@@ -63,13 +64,15 @@ class ChecklistContext(DoctorContext):
     """A context with the publications of the settings.
 
     `scratch` makes a local folder for what has to be downloaded to be looked at; `mount` is the shared file system from
-    which readers may take snapshots, if there is one. `faults` keeps what comparing a collection has found, by
+    which readers may take snapshots, if there is one. `publish_context` is what a publication, by name, works with.
+    `faults` keeps what comparing a collection has found, by
     collection: several stages use it.
     """
 
     publications: Sequence[Configured]
     scratch: Callable[[], AbstractContextManager[Path]]
     mount: Path | None
+    publish_context: Callable[[str], PublishContext]
     faults: dict[str, tuple[Fault, ...]] = field(default_factory=dict)
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Misconfigured, NotFound, Rejected
-from flowbed.index.versions import MANIFESTS, state
+from flowbed.errors import Error, Misconfigured, NotFound, Rejected
+from flowbed.index.versions import MANIFESTS, newest_manifest, state
 from flowbed.maintenance.checklist.items import Item, stage
 from flowbed.maintenance.doctor.findings import named
+from flowbed.publish import REMOTE, Remote, open_publication
 from flowbed.publish.chroma import (
     FOLDER,
     LIST,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from flowbed.maintenance.checklist.items import ChecklistContext
     from flowbed.publish.chroma import Snapshot
     from flowbed.publish.due import Configured
+    from flowbed.publish.records import Record
 
 CHROMA = "chroma"
 # A run publishes right after its commit, and a large collection takes minutes; later than this, nobody does it.
@@ -50,7 +52,8 @@ NO_SNAPSHOT = "there is no current snapshot; the stage pointer says why, where o
 
 @stage(
     "published",
-    how="the record of each publication is compared with the newest version of the index and its space",
+    how="the record of each publication is compared with the newest version of the index and its space, and a Chroma"
+    " server is asked what it holds",
     unused="flowbed.toml has no [publish.NAME]",
 )
 async def _published(context: ChecklistContext) -> AsyncIterator[Item]:
@@ -196,7 +199,11 @@ async def _one_published(context: ChecklistContext, each: Configured, live: Live
         behind, since = f"version {now.version} is not published, as nothing was before", 0
     elif record.space != live.space.fingerprint:
         behind, since = f"what is published is of another space than {live.space.space8}", 0
+    elif await _is_built_again(context, live, record, now.version):
+        behind, since = f"version {now.version} is of an index that was built again since", record.at
     elif record.version == now.version:
+        if fault := await _on_server(context, each, live, record):
+            return Item(subject=subject, state="failed", found=fault, figures=figures, fix=_reconcile(name))
         found = f"version {now.version}, {count(record.rows, 'row')}, is published as {record.place}"
         return Item(subject=subject, state="ok", found=found, figures=figures)
     else:
@@ -213,6 +220,29 @@ async def _one_published(context: ChecklistContext, each: Configured, live: Live
     minutes = late * MICROSECOND // timedelta(minutes=1)
     found = f"{behind}, although it was due {count(minutes, 'minute')} ago"
     return Item(subject=subject, state="failed", found=found, figures=figures, fix=fix)
+
+
+async def _is_built_again(context: ChecklistContext, live: Live, record: Record, version: int) -> bool:
+    """Return whether the index has reached the version of the record anew."""
+    newest = await newest_manifest(live, store=context.store)
+    if newest is None or not record.manifest or record.version != version:
+        return False
+    return newest.version == version and newest.modified != record.manifest
+
+
+async def _on_server(context: ChecklistContext, each: Configured, live: Live, record: Record) -> str:
+    """Ask the server of a publication, if it has one, whether it holds what was recorded."""
+    if each.kind not in REMOTE:  # opening another one may need a package that is not here
+        return ""
+    publication = open_publication(each.kind, context.publish_context(each.name), each.options)
+    try:
+        if not isinstance(publication, Remote):
+            return ""
+        return await publication.fault(live, record.version, record.rows)
+    except Error as error:
+        return str(error)
+    finally:
+        await publication.aclose()
 
 
 async def _committed_at(context: ChecklistContext, live: Live) -> int:

@@ -15,6 +15,7 @@ from flowbed.publish import Published, checked_options
 from flowbed.publish.chroma.rows import chroma_metadata
 from flowbed.publish.chroma_server.client import ChromaDatabase
 from flowbed.publish.chroma_server.fence import Fence
+from flowbed.records.values import count
 from flowbed.telemetry import SERVER_BATCH_WRITTEN, SERVER_MARKED, reached
 
 if TYPE_CHECKING:
@@ -83,6 +84,23 @@ class ChromaServer:
     async def reconcile(self, live: Live, version: int) -> Published:
         """Compare every row of the server with the index, write those that differ, and delete those that it lacks."""
         return await self._publish(live, version, compare=True)
+
+    async def fault(self, live: Live, version: int, rows: int) -> str:
+        """Say how the collection on the server differs from a version with so many rows, by its marks and its count."""
+        name = self._name or live.collection
+        place = f"{name} on {self._database.url}"
+        found = await self._database.collection(name)
+        if found is None:
+            return f"there is no collection {place}"
+        marks = found.get("metadata") or {}
+        if marks.get(SPACE) != live.space.fingerprint:
+            return f"{place} is not of space {live.space.space8}"
+        if (held := int(marks.get(HELD) or 0)) != version:
+            return f"{place} holds version {held}"
+        if marks.get(BEGUN):
+            return f"a publication to {place} was interrupted"
+        there = await self._database.count(found["id"])
+        return "" if there == rows else f"{place} has {there:,} of {count(rows, 'row')}"
 
     async def _publish(self, live: Live, version: int, *, compare: bool) -> Published:
         fence = Fence(self._context, live.collection)
