@@ -64,6 +64,21 @@ def test_chunks_do_not_cross_pages_and_open_theirs() -> None:
     assert chunks[0].sent == "Manual\n\nOne line."
 
 
+def test_heading_of_an_earlier_page_goes_on_until_the_next_one() -> None:
+    text = "rest " * 30 + "\n2 Out\n" + "more " * 30
+    blocks = (
+        Block(form=Form.HEADING, start=0, end=0, level=1, name="Intro"),
+        block(("rest " * 30).strip(), text, Form.PARAGRAPH),
+        block("2 Out", text, Form.HEADING, level=1, name="Out"),
+        block(("more " * 30).strip(), text, Form.PARAGRAPH),
+    )
+    chunks = made(Extract(parts=(Part(text=text, blocks=blocks),)))
+    assert [(each.metadata["headings"], each.text[:5]) for each in chunks] == [
+        ("Intro", "rest "),
+        ("Out", "2 Out"),
+    ]
+
+
 def test_chunk_below_a_heading_has_its_path_and_its_anchor() -> None:
     """A heading stays with what follows it, and the last one with an anchor gives the address."""
     text = "# Leave\n\n" + "rest " * 30 + "\n\n## When sick\n\n" + "call " * 30

@@ -176,6 +176,19 @@ async def test_kept_extracts_that_cannot_be_used_are_reported(source: Files, doc
     assert "cannot be kept for later" in problem.reason
 
 
+async def test_refused_document_that_did_not_change_is_not_read_again(source: Files, docs: Path) -> None:
+    """A listing of many large files without text reads none of them."""
+    write(docs, {"a.pdf": encrypted_pdf()})
+    for _ in range(2):
+        (entry,) = entries(await pages(source))
+        with pytest.raises(Unreadable):
+            entry.read()
+        (docs / "a.pdf").rename(docs / "hidden")
+        with pytest.raises(Unreadable):
+            entry.read()
+        (docs / "hidden").rename(docs / "a.pdf")
+
+
 async def test_code_that_is_no_code_is_text(source: Files, docs: Path) -> None:
     """A template, a file that is mostly not in its language, or a large one, is chunked as text."""
     write(docs, {

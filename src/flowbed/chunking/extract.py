@@ -62,6 +62,8 @@ def _cuts(part: Part) -> Iterator[Cut]:
     """Yield the beginning of every block and of the lines inside it; what follows a heading stays with it."""
     heading: Cut | None = None
     for block in part.blocks:
+        if block.start == block.end:
+            continue  # a heading of an earlier page
         rank = block.level if block.form is Form.HEADING else min(PARAGRAPH + block.level, BLANK_LINE - 1)
         if heading is not None:
             yield replace(heading, lead=block.start - heading.offset)

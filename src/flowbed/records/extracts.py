@@ -54,6 +54,8 @@ FIELDS = ("form", "start", "end", "level", "rows", "name", "anchor")
 class Part:
     """A part of a file that no chunk crosses: a page, a slide, a sheet, or all of it.
 
+    A heading without text is one of an earlier part that goes on.
+
     `place` says which one, as metadata; `fragment` is the end of an address that opens it; `headings` are those above
     it, outermost first, joined with ` > `.
     """

@@ -103,16 +103,20 @@ def test_word_keeps_headings_tables_and_accepted_changes(read: Read) -> None:
 
 def test_pdf_has_a_part_per_page_with_its_bookmarks(read: Read) -> None:
     """A page without text is no part, and keeps the numbers of the others."""
-    raw = pdf(
-        ["Page one\nline two", "", "Third"],
-        title="Microsoft Word - Manual.docx",
-        bookmarks={"In": 1, "Out": 3},
-    )
+    texts = ["1 Intro\nline two", "", "rest\n2 Out\nmore"]
+    raw = pdf(texts, title="Microsoft Word - Manual.docx", bookmarks={"Intro": 1, "Out": 3, "Unwritten": 3})
     extract = read("a.pdf", raw)
     assert extract.title == "Manual"
-    assert [(part.text, dict(part.place), part.fragment, part.headings) for part in extract.parts] == [
-        ("Page one\nline two", {"page": 1}, "page=1", "In"),
-        ("Third", {"page": 3}, "page=3", "Out"),
+    assert [(part.text, dict(part.place), part.fragment) for part in extract.parts] == [
+        ("1 Intro\nline two", {"page": 1}, "page=1"),
+        ("rest\n2 Out\nmore", {"page": 3}, "page=3"),
+    ]
+    assert [
+        (each.name, each.start, each.end) for each in extract.parts[1].blocks if each.form is Form.HEADING
+    ] == [
+        ("Intro", 0, 0),
+        ("Out", 5, 10),
+        ("Unwritten", 10, 10),
     ]
 
 

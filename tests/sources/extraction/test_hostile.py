@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,7 +25,7 @@ from tests.support.documents import (
     xlsx,
 )
 
-from flowbed.errors import Unreadable
+from flowbed.errors import Transient, Unreadable
 from flowbed.sources.extraction.process import Limits, Parsers
 from flowbed.sources.files.formats import FORMATS
 
@@ -184,6 +185,21 @@ def test_process_that_takes_too_long_is_ended_once(parsers: Parsers, tmp_path: P
         own.extract(file, "pdf")
     assert own.started == 1
     own.close()
+
+
+def test_process_interrupted_in_a_file_ends_at_once(
+    parsers: Parsers, tmp_path: Path, interruptible: None
+) -> None:
+    """Ctrl+C reaches the process too: what waits for it does not wait on, and the file is not refused."""
+    os.mkfifo(tmp_path / "a.html")  # a file that never ends
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(parsers.extract, tmp_path / "a.html", "html")
+        writer = os.open(tmp_path / "a.html", os.O_WRONLY)  # returns when the process reads it
+        assert parsers._process is not None
+        os.kill(parsers._process.pid, signal.SIGINT)
+        with pytest.raises(Transient, match="was interrupted"):
+            waiting.result(timeout=60)
+        os.close(writer)
 
 
 def test_process_has_no_secret_of_its_parent(

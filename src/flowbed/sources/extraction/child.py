@@ -38,7 +38,8 @@ MESSAGE = 300  # characters of a parser's error
 
 def main(memory_bytes: int) -> int:
     """Answer requests until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that reads the responses
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C ends it in the middle of a file, without a word
     responses = os.fdopen(os.dup(1), "wb")
     # What libraries print must not come between the responses.
     os.dup2(2, 1)

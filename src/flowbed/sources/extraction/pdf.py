@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pypdfium2
 
-from flowbed.records.extracts import Extract, Part
+from flowbed.records.extracts import Block, Extract, Form, Part
 from flowbed.records.values import count
 from flowbed.sources.extraction.writer import RefusedError, storable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from flowbed.sources.extraction.writer import Room
@@ -27,6 +28,10 @@ MOST_BOOKMARKS = 10_000
 
 # A word that is hyphenated at the end of a line, as PDFium marks it.
 HYPHENATED = re.compile("[\ufffe\u0002]\n?")
+# Lines up to a blank one.
+PARAGRAPH = re.compile(r"(?:[^\n]*\S[^\n]*(?:\n|\Z))+")
+# Characters of a number in front of a title.
+MOST_BEFORE = 16
 # What programs write as the title by themselves.
 MADE_TITLE = re.compile(
     r"^(?:Microsoft (?:Word|PowerPoint) - )|\.(?:docx?|pptx?|xlsx?|odt|indd|tex|dvi)$|^untitled$",
@@ -52,20 +57,22 @@ def extract_pdf(path: Path, room: Room) -> Extract:
     pages = len(document)
     bookmarks = _bookmarks(document)
     parts: list[Part] = []
-    path_: list[tuple[int, str]] = []
+    above: list[Block] = []
     for number in range(pages):
-        # What begins on a page is above its text: most chapters begin at its top.
-        for level, title in bookmarks.get(number, ()):
-            path_ = [*(each for each in path_ if each[0] < level), (level, title)]
-        if text := room.take(_text(document, number)):
+        text = room.take(_text(document, number))
+        headings = _headings(text, bookmarks.get(number, ()))
+        if text:
             parts.append(
                 Part(
                     text=text,
+                    blocks=(*above, *_blocks(text, headings)),
                     place={"page": number + 1},
                     fragment=f"page={number + 1}",
-                    headings=" > ".join(title for _, title in path_),
                 )
             )
+        for heading in headings:
+            above = [each for each in above if each.level < heading.level]
+            above.append(Block(form=Form.HEADING, start=0, end=0, level=heading.level, name=heading.name))
     if not parts:
         raise RefusedError(
             f"none of its {count(pages, 'page')} has text: if they are pictures, run OCR over it, such as with ocrmypdf"
@@ -87,6 +94,34 @@ def _text(document: Any, number: int) -> str:
         return ""  # one broken page, or one without content, does not hide the others
     lines = HYPHENATED.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).split("\n")
     return storable("\n".join(line.rstrip() for line in lines).strip())
+
+
+def _headings(text: str, bookmarks: Sequence[tuple[int, str]]) -> list[Block]:
+    """Return a page's bookmarks where their titles are in its text; what is not found is at its top."""
+    found: list[Block] = []
+    position = 0
+    for level, title in bookmarks:
+        words = r"\s+".join(map(re.escape, title.split()))
+        line = re.compile(rf"^.{{0,{MOST_BEFORE}}}{words}.*$", re.MULTILINE).search(text, position)
+        start, end = line.span() if line else (position, position)
+        found.append(Block(form=Form.HEADING, start=start, end=end, level=level + 1, name=title))
+        position = end
+    return found
+
+
+def _blocks(text: str, headings: Sequence[Block]) -> Iterator[Block]:
+    """Yield headings, and the paragraphs between them."""
+    position = 0
+    for heading in headings:
+        yield from _paragraphs(text, position, heading.start)
+        yield heading
+        position = heading.end
+    yield from _paragraphs(text, position, len(text))
+
+
+def _paragraphs(text: str, start: int, end: int) -> Iterator[Block]:
+    for lines in PARAGRAPH.finditer(text, start, end):
+        yield Block(form=Form.PARAGRAPH, start=lines.start(), end=lines.start() + len(lines[0].rstrip()))
 
 
 def _bookmarks(document: Any) -> dict[int, list[tuple[int, str]]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from flowbed.errors import Unreadable
+from flowbed.errors import Transient, Unreadable
 from flowbed.records.values import count
 from flowbed.sources.extraction.child import FOUND, LENGTH, OUT_OF_MEMORY, REFUSED
 
@@ -54,6 +54,7 @@ class Parsers:
 
         Raises:
             Unreadable: it is encrypted, damaged, has no text, or takes more than the limits allow.
+            Transient: the process was interrupted, as by Ctrl+C.
         """
         limits = self.limits
         request = {
@@ -64,6 +65,8 @@ class Parsers:
             "seconds": limits.seconds,
         }
         with self._lock:
+            if self._process is not None and self._process.poll() is not None:
+                self._stop()
             while True:
                 used = self._process is not None
                 answer, ended = self._ask(json.dumps(request).encode() + b"\n")
@@ -73,6 +76,8 @@ class Parsers:
                     raise Unreadable(answer[1:].decode())
                 # It ended, or has no memory left; earlier files may have had a part in that.
                 self._stop()
+                if ended == signal.SIGINT:
+                    raise Transient("its parser was interrupted")
                 if not used or ended == signal.SIGXCPU:
                     raise Unreadable(self._why(answer, ended))
 

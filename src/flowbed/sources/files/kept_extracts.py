@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from flowbed.storage.atomic import make_private_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
@@ -19,7 +20,7 @@ REVISION = 1
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS extracts (
-    document TEXT PRIMARY KEY, content TEXT NOT NULL, refused INTEGER NOT NULL, body BLOB NOT NULL
+    document TEXT PRIMARY KEY, stamp TEXT NOT NULL, content TEXT NOT NULL, refused INTEGER NOT NULL, body BLOB NOT NULL
 )
 """
 # Seconds to wait for another process that writes.
@@ -35,9 +36,10 @@ class Kept:
 
 
 class KeptExtracts:
-    """The extracts of a source in a SQLite file, by document, each with the hash of the content it was made of.
+    """The extracts of a source in a SQLite file, by document.
 
-    The file only saves work: it may be deleted at any time, and where it cannot be used, files are parsed again.
+    Each has the stamp and the hash of the content that it was made of. The file only saves work: it may be deleted at
+    any time, and where it cannot be used, files are parsed again.
     """
 
     def __init__(self, file: Path) -> None:
@@ -45,30 +47,33 @@ class KeptExtracts:
         self._file = file
         self.failure = ""
 
-    def get(self, document: str, content: str) -> Kept | None:
-        """Return what was found in a document with this content."""
+    def get(self, document: str, *, stamp: str, content: Callable[[], str]) -> Kept | None:
+        """Return what was found in a document with this stamp, or else with this content, whose hash takes longer."""
         if not self._file.exists():
             return None
         try:
-            with closing(self._open()) as database:
+            with closing(self._open()) as database, database:
                 row = database.execute(
-                    "SELECT refused, body FROM extracts WHERE document = ? AND content = ?",
-                    (document, content),
+                    "SELECT stamp, content, refused, body FROM extracts WHERE document = ?", (document,)
                 ).fetchone()
-            return Kept(refused=bool(row[0]), text=zlib.decompress(row[1]).decode()) if row else None
-        except (sqlite3.Error, OSError, zlib.error, UnicodeDecodeError) as error:
+                if row is None or (row[0] != stamp and row[1] != content()):
+                    return None
+                if row[0] != stamp:
+                    database.execute("UPDATE extracts SET stamp = ? WHERE document = ?", (stamp, document))
+            return Kept(refused=bool(row[2]), text=zlib.decompress(row[3]).decode())
+        except (sqlite3.Error, zlib.error, UnicodeDecodeError) as error:
             self._failed(error)
             return None
 
-    def put(self, document: str, content: str, kept: Kept) -> None:
+    def put(self, document: str, kept: Kept, *, stamp: str, content: str) -> None:
         """Replace what was found in a document."""
         body = zlib.compress(kept.text.encode(), level=1)
         try:
             make_private_file(self._file)
             with closing(self._open()) as database, database:
                 database.execute(
-                    "INSERT OR REPLACE INTO extracts VALUES (?, ?, ?, ?)",
-                    (document, content, kept.refused, body),
+                    "INSERT OR REPLACE INTO extracts VALUES (?, ?, ?, ?, ?)",
+                    (document, stamp, content, kept.refused, body),
                 )
         except (sqlite3.Error, OSError) as error:
             self._failed(error)

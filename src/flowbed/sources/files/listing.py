@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import orjson
 from pathspec import GitIgnoreSpec
 
 from flowbed.errors import Misconfigured, Rejected, Unreadable
 from flowbed.records import Document, Entry, Page, Problem
-from flowbed.records.extracts import CODE, EXTRACT, Extract
+from flowbed.records.extracts import CODE, EXTRACT
 from flowbed.sources.decoding import decoded, why_not_text
 from flowbed.sources.files.formats import FORMATS, PDF_MAGIC, TEXT, UNREAD, missing
 from flowbed.sources.files.kept_extracts import REVISION, Kept
@@ -121,11 +122,11 @@ class Files:
         return left_out_by
 
     def _listed(self, found: File | Problem, oldest_unreliable: int, parsed: set[str]) -> Entry | Problem:
-        """Read the start of a file to tell what it is; add those that a parser reads to `parsed`."""
+        """Read the start of a file to tell what it is; add documents to `parsed`."""
         if isinstance(found, Problem):
             return found
         name, form = found.name, self._format(found)
-        if form.parser:
+        if form.kind == EXTRACT:
             parsed.add(name)
         if reason := self._too_large(found, form):
             return Problem(subject=name, reason=reason, document=name)
@@ -145,7 +146,9 @@ class Files:
                     stamp = hashlib.file_digest(file, "sha256").hexdigest()[:32]
         except OSError as error:
             return Problem(subject=name, reason=f"cannot be read: {error.strerror}", document=name)
-        return Entry(document=name, etag=f"{self._mark(form)}:{stamp}", read=partial(self._read, found, form))
+        return Entry(
+            document=name, etag=f"{self._mark(form)}:{stamp}", read=partial(self._read, found, form, stamp)
+        )
 
     def _format(self, file: File) -> Format:
         """Return how to read a file; code is plain text where the packages for its language are missing."""
@@ -171,10 +174,10 @@ class Files:
             f"{file.size:,} bytes are more than max_bytes = {self.max_bytes:,}: raise it, or exclude the file"
         )
 
-    def _read(self, file: File, form: Format) -> Document:
+    def _read(self, file: File, form: Format, stamp: str) -> Document:
         try:
             if form.kind == EXTRACT:
-                return self._document(file, form)
+                return self._document(file, form, stamp)
             raw = file.path.read_bytes()
         except FileNotFoundError as error:
             raise Rejected("was removed after the folder was listed") from error
@@ -183,33 +186,33 @@ class Files:
         text = decoded(raw)
         if form.kind == CODE:
             try:
-                return self._built(file, CODE, self._extracted(file, form, raw))
+                return self._built(file, CODE, self.parsers.extract(file.path, form.parser, form.language))
             except Unreadable:
                 form = TEXT  # what is not in this language, such as a template, is still text
         return self._built(file, form.kind, text)
 
-    def _document(self, file: File, form: Format) -> Document:
-        with file.path.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        extract = Extract.from_json(self._extracted(file, form, digest))
-        extract = replace(extract, url=self._url(file) or quote(file.name))
-        return self._built(file, form.kind, extract.to_json(), extract.title)
+    def _document(self, file: File, form: Format, stamp: str) -> Document:
+        made_by = f"{form.parser}-{REVISION}-{self.max_bytes}"
 
-    def _extracted(self, file: File, form: Format, content: str | bytes) -> str:
-        """Return what a parser finds in a file, or found before; `content` is its content, or the hash of it."""
-        digest = content if isinstance(content, str) else hashlib.sha256(content).hexdigest()
-        key = f"{form.language or form.parser}-{REVISION}-{self.max_bytes}:{digest}"
-        kept = self.kept.get(file.name, key)
+        def content() -> str:
+            with file.path.open("rb") as opened:
+                return f"{made_by}:{hashlib.file_digest(opened, 'sha256').hexdigest()}"
+
+        kept = self.kept.get(file.name, stamp=f"{made_by}:{stamp}", content=content)
         if kept is None:
+            before = content()
             kept = self._parsed(file, form)
-            self.kept.put(file.name, key, kept)
+            self.kept.put(file.name, kept, stamp=f"{made_by}:{stamp}", content=before)
         if kept.refused:
             raise Unreadable(kept.text)
-        return kept.text
+        # Not parsed any further: a long document has a million blocks.
+        fields = orjson.loads(kept.text)
+        fields["url"] = self._url(file) or quote(file.name)
+        return self._built(file, form.kind, orjson.dumps(fields).decode(), fields["title"])
 
     def _parsed(self, file: File, form: Format) -> Kept:
         try:
-            return Kept(text=self.parsers.extract(file.path, form.parser, form.language), refused=False)
+            return Kept(text=self.parsers.extract(file.path, form.parser), refused=False)
         except Unreadable as error:
             return Kept(text=str(error), refused=True)
 
