@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,13 +11,9 @@ from typing import TYPE_CHECKING
 import flowbed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping, Sequence
 
 PACKAGE = Path(flowbed.__file__).parent
-MODULES = {
-    path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text("utf-8"))
-    for path in sorted(PACKAGE.rglob("*.py"))
-}
 
 # Where each package may be imported: folders and modules below src/flowbed.
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -73,14 +70,25 @@ LARGE = {
 }
 
 
-def imported(tree: ast.Module) -> Iterator[tuple[str, list[str]]]:
-    """Give each module that is imported, with the names that are imported from it."""
+@functools.cache
+def imported(tree: ast.Module) -> Sequence[tuple[str, list[str]]]:
+    """Return each module that is imported, with the names that are imported from it."""
+    found: list[tuple[str, list[str]]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for name in node.names:
-                yield name.name, []
+            found += [(name.name, []) for name in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module, [name.name for name in node.names]
+            found.append((node.module, [name.name for name in node.names]))
+    return found
+
+
+@functools.cache
+def modules() -> Mapping[str, ast.Module]:
+    """Parse the modules of the package, by their path in it: at the first test, since collecting must stay quick."""
+    return {
+        path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text("utf-8"))
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
 
 
 def private(name: str) -> bool:
@@ -90,7 +98,7 @@ def private(name: str) -> bool:
 def test_package_outside_its_room_is_not_imported() -> None:
     found = [
         f"{module} imports {name}"
-        for module, tree in MODULES.items()
+        for module, tree in modules().items()
         for name, _ in imported(tree)
         if not module.startswith(ROOMS.get(name.split(".")[0], ("",)))
     ]
@@ -99,7 +107,7 @@ def test_package_outside_its_room_is_not_imported() -> None:
 
 def test_room_of_every_package_exists() -> None:
     """An entry that nothing needs any more is removed."""
-    used = {name.split(".")[0] for tree in MODULES.values() for name, _ in imported(tree)}
+    used = {name.split(".")[0] for tree in modules().values() for name, _ in imported(tree)}
     later = {"dbos"}  # rooms that are reserved
     assert set(ROOMS) - used - later == set()
 
@@ -107,7 +115,7 @@ def test_room_of_every_package_exists() -> None:
 def test_private_names_of_other_modules_are_not_imported() -> None:
     found = {
         (module, each)
-        for module, tree in MODULES.items()
+        for module, tree in modules().items()
         for _, names in imported(tree)
         for each in filter(private, names)
     }
@@ -116,7 +124,7 @@ def test_private_names_of_other_modules_are_not_imported() -> None:
 
 def test_private_names_of_imported_modules_are_not_used() -> None:
     found = []
-    for module, tree in MODULES.items():
+    for module, tree in modules().items():
         names = {
             alias.asname or alias.name.split(".")[0]
             for node in ast.walk(tree)
@@ -133,19 +141,19 @@ def test_private_names_of_imported_modules_are_not_used() -> None:
 
 
 def test_every_folder_says_what_it_is() -> None:
-    folders = {str(Path(module).parent) for module in MODULES}
+    folders = {str(Path(module).parent) for module in modules()}
     silent = [
         folder
         for folder in sorted(folders)
-        if not ast.get_docstring(MODULES.get(str(Path(folder) / "__init__.py"), ast.parse("")))
+        if not ast.get_docstring(modules().get(str(Path(folder) / "__init__.py"), ast.parse("")))
     ]
     assert silent == []
 
 
 def test_no_folder_has_too_many_modules() -> None:
-    modules = defaultdict[str, int](int)
-    for module in MODULES:
+    counts = defaultdict[str, int](int)
+    for module in modules():
         if Path(module).stem not in {"__init__", "__main__"}:
-            modules[str(Path(module).parent)] += 1
-    large = {folder for folder, count in modules.items() if count > MOST_MODULES}
+            counts[str(Path(module).parent)] += 1
+    large = {folder for folder, count in counts.items() if count > MOST_MODULES}
     assert large == set(LARGE)
