@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.support.chroma import archive, write_chroma
+from tests.support.preloaded import use_own
 from tests.support.s3 import variables
 
 from flowbed.cli.app import run
@@ -208,6 +209,7 @@ async def test_deltas_add_whose_child_cannot_write_refuses_nothing(
         "pathlib.Path.open = fails\n"
     )
     async with await project.open() as bed:
+        use_own(monkeypatch)
         monkeypatch.syspath_prepend(tmp_path)  # also of the child
         with pytest.raises(error, match="scratch"):
             await bed.add_deltas("lines/delta/run-1")
