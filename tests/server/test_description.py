@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -113,7 +114,7 @@ def test_routes_generated_requests_of_a_minute_conform_to_the_document(server: R
 
 def _ask(server: Running, operation: str, mode: GenerationMode, number: int = 0) -> None:
     method, _, path = operation.partition(" ")
-    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    schema = _schema(f"{server.url}/openapi.json")
 
     @seed(number)
     @given(case=schema[path][method].as_strategy(generation_mode=mode))
@@ -128,6 +129,12 @@ def _ask(server: Running, operation: str, mode: GenerationMode, number: int = 0)
         case.call_and_validate(excluded_checks=UNCHECKED)
 
     ask()
+
+
+@cache
+def _schema(url: str) -> Any:
+    """Read the document once for all tests of a server."""
+    return schemathesis.openapi.from_url(url)
 
 
 def _vanishes(case: schemathesis.Case[Any]) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.server.processes import ServerProcess
 
-SECONDS, LONG_SECONDS = 8, 60
+SECONDS, LONG_SECONDS = 3, 60
 MEMORY = 150 * 2**20  # bytes by which a server may grow
 TOGETHER = 16  # connections at once
 METHODS = (

@@ -161,7 +161,7 @@ async def ask(
 
 @pytest.mark.parametrize(
     ("requests", "distinct"),
-    [(2_000, 600), pytest.param(10_000, 3_000, marks=pytest.mark.long)],
+    [(800, 240), pytest.param(10_000, 3_000, marks=pytest.mark.long)],
     ids=["short", "long"],
 )
 def test_server_failing_providers_return_the_right_vectors(

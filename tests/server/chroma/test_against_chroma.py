@@ -15,7 +15,7 @@ from flowbed.index.search.filters import MOST_PATTERNS
 if TYPE_CHECKING:
     from tests.server.chroma.conftest import Peer
 
-shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 many = settings(shared, max_examples=4_000)
 DOCUMENT = "#document"
 KEYS = ["k", "n", "x", "o", "key with spaces", "it's", "a.b", "nowhere"]

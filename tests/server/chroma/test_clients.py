@@ -27,6 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+MANY = 1_200  # rows: more than two blocks of the size that a test sets
 # Without telemetry, which would leave this machine.
 QUIET = Settings(anonymized_telemetry=False)
 
@@ -167,10 +168,12 @@ async def test_commit_is_seen_by_every_client_at_once(tmp_path: Path) -> None:
         running.close()
 
 
-def test_get_many_rows_streams_all_of_them(tmp_path: Path) -> None:
+def test_get_many_rows_streams_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows than are read at once come in the order of their ids, each column whole."""
+    for module in ("index.search.rows", "server.chroma.answers"):
+        monkeypatch.setattr(f"flowbed.{module}.BLOCK", 512)
     folder = write_project(tmp_path / "many")
-    lines = (f'{{"id": "m{n:05d}", "text": "text {n}", "n": {n}}}\n' for n in range(9000))
+    lines = (f'{{"id": "m{n:05d}", "text": "text {n}", "n": {n}}}\n' for n in range(MANY))
     (folder / "documents.jsonl").write_text("".join(lines))
     running = Running(folder)
     try:
@@ -180,10 +183,10 @@ def test_get_many_rows_streams_all_of_them(tmp_path: Path) -> None:
             .get_collection("docs")
             .get(include=["documents", "metadatas", "embeddings"])
         )
-        assert found["ids"] == [f"docs#m{n:05d}#00000" for n in range(9000)]
-        assert found["documents"] == [f"text {n}" for n in range(9000)]
+        assert found["ids"] == [f"docs#m{n:05d}#00000" for n in range(MANY)]
+        assert found["documents"] == [f"text {n}" for n in range(MANY)]
         assert found["metadatas"] is not None
-        assert [each["n"] for each in found["metadatas"]] == list(range(9000))
-        assert np.array(found["embeddings"]).shape == (9000, DIMENSIONS)
+        assert [each["n"] for each in found["metadatas"]] == list(range(MANY))
+        assert np.array(found["embeddings"]).shape == (MANY, DIMENSIONS)
     finally:
         running.close()
