@@ -116,9 +116,7 @@ def test_command_output_that_is_not_utf_8_ends_without_a_traceback(
         assert b"Traceback" not in process(evil, *arguments, variables=variables).stderr
 
 
-@pytest.mark.parametrize(
-    "arguments", [["search", "red"], ["search", "red", "--json"], ["--help"]]
-)
+@pytest.mark.parametrize("arguments", [["search", "red"], ["search", "red", "--json"], ["--help"]])
 def test_command_reader_that_has_left_ends_quietly(evil: Path, arguments: list[str]) -> None:
     """As in `flowbed search ... | head -0`."""
     ours, its = os.pipe()
