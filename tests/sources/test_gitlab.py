@@ -1,16 +1,12 @@
-"""GitLab over its API, against the simulator: changes, deletions, faults, and histories."""
+"""GitLab over its API, against the simulator: changes, deletions and faults."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from flowbed.errors import Misconfigured, Transient
 from flowbed.records.issues import Issue
@@ -23,8 +19,6 @@ from flowbed.testing.simulators.sources.gitlab import GitLab
 from flowbed.testing.sources import entries, pages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.support.projects import Project
 
     from flowbed.records import Document, Page
@@ -466,98 +460,3 @@ async def test_forget_deletes_what_gitlab_answered(project: Project) -> None:
         await bed.add("tracker", kind="gitlab", location=f"{url}/web/app", options={"capacity": 100})
         await bed.run()
         assert {hit.metadata["document"] for hit in await bed.search("the words")} == {"7#2"}
-
-
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from([
-            "post", "post_mr", "edit", "delete", "note", "edit_note", "delete_note", "wiki", "delete_wiki", "hide",
-            "fetch", "sweep", "lose", "storm", "cut", "kill", "reset", "wait",
-        ]),
-        st.integers(0, 50),
-    ),
-    max_size=40,
-)  # fmt: skip
-
-
-@settings(max_examples=25, deadline=None)
-@given(steps=STEPS)
-def test_gitlab_history_ends_as_a_fresh_index(steps: list[tuple[str, int]]) -> None:
-    """Whatever happened between fetches, and to them, after a quiet sweep the index equals a fresh one."""
-    asyncio.run(_history(steps))
-
-
-async def _history(steps: list[tuple[str, int]]) -> None:
-    gitlab = GitLab()
-    with TemporaryDirectory() as folder:
-        await _follow_history(gitlab, steps, Path(folder))
-
-
-async def _follow_history(gitlab: GitLab, steps: list[tuple[str, int]], folder: Path) -> None:
-    async with running(gitlab) as url:
-        follower = Follower(url, folder=folder)
-        for name, number in steps:
-            if name == "reset":
-                follower.cursor = ""
-            elif name in {"fetch", "sweep", "kill"}:
-                await _fetch(follower, name, number)
-            else:
-                _change(gitlab, name, number)
-        gitlab.visible, gitlab.storm, gitlab.cut = True, 0, 0
-        gitlab.advance(3_600)
-        await follower.follow(sweep=True)
-        assert follower.problems == []
-        assert follower.held == await fresh(url)
-
-
-async def _fetch(follower: Follower, name: str, number: int) -> None:
-    if name == "sweep":
-        follower.clock.advance(seconds=90_000)
-    follower.listed = []
-    try:
-        count = 0
-        async for page in follower.open().fetch(follower.cursor):
-            if name == "kill" and count == number % 3:
-                break
-            follower.apply(page)
-            count += 1
-            if page.complete:
-                follower.keep_listed()
-    except Misconfigured:
-        assert not follower.cursor  # only a project that was never seen does not exist
-
-
-def _change(gitlab: GitLab, name: str, number: int) -> None:
-    gitlab.advance(number)
-    kinds = [(kind, iid) for kind in gitlab.rows for iid in gitlab.rows[kind]]
-    some = kinds[number % len(kinds)] if kinds else None
-    simple: dict[str, Callable[[], object]] = {
-        "post": lambda: gitlab.post("issues", f"t{number}", f"d{number}"),
-        "post_mr": lambda: gitlab.post("merge_requests", f"t{number}", f"d{number}"),
-        "wiki": lambda: gitlab.write_wiki(f"p{number % 4}", f"c{number}"),
-        "delete_wiki": lambda: gitlab.pages.pop(f"p{number % 4}", None),
-        "lose": lambda: setattr(gitlab, "visible", not gitlab.visible),
-        "storm": lambda: setattr(gitlab, "storm", number % 5),
-        "cut": lambda: setattr(gitlab, "cut", number % 3),
-        "wait": lambda: gitlab.advance(number * 60),
-    }
-    if name in simple:
-        simple[name]()
-    elif some is not None:
-        _change_one(gitlab, name, *some, number)
-
-
-def _change_one(gitlab: GitLab, name: str, kind: str, iid: int, number: int) -> None:
-    notes = [note["id"] for note in gitlab.notes[kind, iid] if not note["system"]]
-    if name == "edit":
-        gitlab.edit(kind, iid, description=f"e{number}")
-    elif name == "hide":
-        gitlab.edit(kind, iid, confidential=number % 2 == 0)
-    elif name == "delete":
-        gitlab.delete(kind, iid)
-    elif name == "note":
-        gitlab.note(kind, iid, f"n{number}", internal=number % 7 == 0)
-    elif notes and name == "edit_note":
-        gitlab.edit_note(kind, iid, notes[number % len(notes)], f"m{number}")
-    elif notes:
-        gitlab.delete_note(kind, iid, notes[number % len(notes)])

@@ -3,7 +3,7 @@
     gitlab = GitLab("web/app")
     iid = gitlab.post("issues", "Login fails", "It hangs.")
     gitlab.note("issues", iid, "Same here")
-    async with running(gitlab) as url:
+    async with running(gitlab, dated=False) as url:  # its answers have the time of its own clock
         ...  # a source of kind gitlab at f"{url}/web/app"
 
 It answers as GitLab 18 does: notes are filtered after paging, deleting tells nobody, a note moves its issue at most
@@ -59,17 +59,19 @@ class _RefusalError(Exception):
 class GitLab:
     """The project and its script; `before` is called before each request is answered, to change things meanwhile.
 
-    The faults: `storm` requests are answered 429, `outage` ones 502, and `cut` ones by half a body. A project that is
-    not `visible` answers 404, and kinds in `forbidden` answer 403; everything does if the token is not `scoped`. The
-    project does not have those in `switched_off` (`issues`, `merge_requests`, `wiki`). Requests need the `token`, if
-    there is one.
+    The faults: `storm` requests are answered 429 (wait `patience` seconds), `outage` ones 502, and `cut` ones by half a
+    body. A project that is not `visible` answers 404, and kinds in `forbidden` answer 403; everything does if the token
+    is not `scoped`. The project does not have those in `switched_off` (`issues`, `merge_requests`, `wiki`). Requests
+    need the `token`, if there is one.
     """
 
     path: str = "web/app"
     number: int = 7
     token: str = ""
     most_offset: int = 50_000
+    largest_page: int = LARGEST_PAGE
     storm: int = 0
+    patience: int = 7
     outage: int = 0
     cut: int = 0
     visible: bool = True
@@ -246,7 +248,7 @@ class GitLab:
     def _faulty(self) -> Answer | None:
         if self.storm:
             self.storm -= 1
-            headers = ((b"content-type", b"text/plain"), (b"retry-after", b"7"))
+            headers = ((b"content-type", b"text/plain"), (b"retry-after", b"%d" % self.patience))
             return Answer(status=429, body=b"Retry later\n", headers=headers)
         if self.outage:
             self.outage -= 1
@@ -318,7 +320,7 @@ class GitLab:
         for name in ("updated", "created"):
             if after := query.get(f"{name}_after"):
                 found = [row for row in found if row[f"{name}_at"] >= after]
-        size = min(int(query.get("per_page", 20)), LARGEST_PAGE)
+        size = min(int(query.get("per_page", 20)), self.largest_page)
         page = int(query.get("page", 1))
         first = (page - 1) * size
         if first >= self.most_offset:
