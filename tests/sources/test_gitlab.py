@@ -97,7 +97,7 @@ async def test_gitlab_changes_are_listed_and_nothing_else() -> None:
     for number in range(5):
         gitlab.post("issues", f"Issue {number}", "text")
         gitlab.advance(600)
-    async with running(gitlab) as url:
+    async with running(gitlab, dated=False) as url:
         follower = Follower(url)
         await follower.follow()
         assert sorted(follower.held) == [f"7#{n}" for n in range(1, 6)]
@@ -127,7 +127,7 @@ async def test_gitlab_dump_and_api_give_the_same_documents(tmp_path: Path) -> No
     gitlab.write_wiki("dir/home", "# Hello")
     (tmp_path / "dump.json").write_text(json.dumps(gitlab.dump()))
     dump = open_gitlab("dump.json", folder=tmp_path, options={}, clock=FixedClock(2**61))
-    async with running(gitlab) as url:
+    async with running(gitlab, dated=False) as url:
         assert {each.document: each.read() for each in entries(await pages(dump))} == await fresh(url)
 
 
@@ -142,7 +142,7 @@ async def test_gitlab_rows_that_move_while_paging_are_not_missed() -> None:
             gitlab.edit("issues", len(gitlab.requests), title="moved")
 
     gitlab.before = edit_an_early_one
-    async with running(gitlab) as url:
+    async with running(gitlab, dated=False) as url:
         follower = Follower(url)
         found = await follower.follow()
         assert found[-1].complete
@@ -159,7 +159,7 @@ async def test_gitlab_listing_goes_beyond_the_largest_offset() -> None:
         gitlab.post("issues", f"Issue {number}", "text")
     for iid in range(100, 350):
         gitlab.rows["issues"][iid]["updated_at"] = "2026-01-01T12:00:00.000Z"
-    async with running(gitlab) as url:
+    async with running(gitlab, dated=False) as url:
         assert len(await fresh(url)) == 700
         assert not any("page=4" in request for request in gitlab.requests)
 
@@ -170,7 +170,7 @@ async def test_gitlab_notes_are_read_to_the_last_page() -> None:
     gitlab.post("issues", "Many", "text")
     for number in range(250):
         gitlab.note("issues", 1, f"n{number}", hidden=100 <= number < 150)
-    async with running(gitlab) as url:
+    async with running(gitlab, dated=False) as url:
         gitlab.cut = 2
         follower = Follower(url)
         await follower.follow()
@@ -183,7 +183,7 @@ async def test_gitlab_deleted_issue_is_gone_by_proof() -> None:
     gitlab = GitLab()
     for number in range(4):
         gitlab.post("issues", f"Issue {number}", "text")
-    async with running(gitlab) as url:
+    async with running(gitlab, dated=False) as url:
         follower = Follower(url)
         await follower.follow()
         gitlab.delete("issues", 2)
@@ -203,7 +203,7 @@ async def test_gitlab_deleted_note_is_noticed_by_the_sweep() -> None:
         kept = gitlab.note("issues", number + 1, "one")
         gitlab.note("issues", number + 1, "two")
         gitlab.advance(3_600)
-    async with running(gitlab) as url:
+    async with running(gitlab, dated=False) as url:
         follower = Follower(url)
         await follower.follow()
         gitlab.delete_note("issues", 1, kept - 4)
@@ -217,7 +217,7 @@ async def test_gitlab_lost_access_keeps_everything() -> None:
     gitlab = GitLab()
     gitlab.post("issues", "One", "text")
     gitlab.post("merge_requests", "Fix", "text")
-    async with running(gitlab) as url:
+    async with running(gitlab, dated=False) as url:
         follower = Follower(url)
         await follower.follow()
         before = dict(follower.held)
@@ -242,7 +242,7 @@ async def test_gitlab_limits_are_obeyed() -> None:
     """A storm of 429 waits as long as GitLab says; an outage is tried again, and then ends the fetch."""
     gitlab = GitLab(storm=4)
     gitlab.post("issues", "One", "text")
-    async with running(gitlab) as url:
+    async with running(gitlab, dated=False) as url:
         follower = Follower(url)
         await follower.follow()
         assert (follower.waits, set(follower.held)) == ([7.0] * 4, {"7#1"})
@@ -260,7 +260,7 @@ async def test_gitlab_confidential_is_removed_when_it_becomes_so() -> None:
     gitlab.post("issues", "One", "text")
     gitlab.post("issues", "Two", "text")
     gitlab.note("issues", 2, "for us", internal=True)
-    async with running(gitlab) as url:
+    async with running(gitlab, dated=False) as url:
         follower = Follower(url)
         await follower.follow()
         assert follower.notes("7#2") == []
@@ -281,7 +281,7 @@ async def test_gitlab_wiki_pages_are_compared() -> None:
     gitlab = GitLab()
     for slug in ("home", "dir/one", "two"):
         gitlab.write_wiki(slug, f"# {slug}")
-    async with running(gitlab) as url:
+    async with running(gitlab, dated=False) as url:
         follower = Follower(url)
         await follower.follow()
         assert (
@@ -301,7 +301,7 @@ async def test_gitlab_malformed_record_is_a_problem_of_its_own() -> None:
     for number in range(3):
         gitlab.post("issues", f"Issue {number}", "text")
     gitlab.rows["issues"][2]["labels"] = "bug"
-    async with running(gitlab) as url:
+    async with running(gitlab, dated=False) as url:
         follower = Follower(url)
         found = await follower.follow()
         assert follower.problems == ["labels must be a list, not 'bug'"]
@@ -313,7 +313,7 @@ async def test_gitlab_token_is_sent_and_never_shown() -> None:
     """A token is sent in its header; one that is refused says what to do, without itself."""
     gitlab = GitLab(token="glpat-secret")  # noqa: S106
     gitlab.post("issues", "One", "text")
-    async with running(gitlab) as url:
+    async with running(gitlab, dated=False) as url:
         follower = Follower(url, token="glpat-secret")  # noqa: S106
         await follower.follow()
         assert set(follower.held) == {"7#1"}
@@ -341,7 +341,7 @@ def some_of_each() -> GitLab:
 async def test_gitlab_reset_renders_raw_answers_again_without_calling(tmp_path: Path) -> None:
     """A fetch from the beginning lists everything of what was kept: only what changed is asked for."""
     gitlab = some_of_each()
-    async with running(gitlab) as url:
+    async with running(gitlab, dated=False) as url:
         follower = Follower(url, folder=tmp_path)
         await follower.follow()
         gitlab.note("issues", 2, "another answer")
@@ -362,7 +362,7 @@ async def test_gitlab_reset_renders_raw_answers_again_without_calling(tmp_path: 
 async def test_gitlab_reset_without_access_renders_what_was_kept(tmp_path: Path) -> None:
     """A project that is not shown any more is listed again of what was kept, and nothing counts as deleted."""
     gitlab = some_of_each()
-    async with running(gitlab) as url:
+    async with running(gitlab, dated=False) as url:
         follower = Follower(url, folder=tmp_path)
         await follower.follow()
         before, follower.held, follower.cursor = follower.held, {}, ""
@@ -375,7 +375,7 @@ async def test_gitlab_reset_without_access_renders_what_was_kept(tmp_path: Path)
 async def test_gitlab_reset_without_its_raw_answers_asks_for_all(tmp_path: Path, damage: str) -> None:
     """Raw answers only save calls: without them, or with a part of them, everything is read from GitLab."""
     gitlab = some_of_each()
-    async with running(gitlab) as url:
+    async with running(gitlab, dated=False) as url:
         follower = Follower(url, folder=tmp_path)
         await follower.follow()
         (file,) = (tmp_path / ".flowbed" / "sources").glob("*.db")
@@ -427,7 +427,7 @@ async def test_run_over_the_api_embeds_what_changed_and_links_to_it(
     gitlab = GitLab(token="glpat-secret")  # noqa: S106
     gitlab.post("issues", "Login fails", "It hangs.")
     number = gitlab.note("issues", 1, "clear the cookies " * 30)
-    async with running(gitlab) as url, await project.open() as bed:
+    async with running(gitlab, dated=False) as url, await project.open() as bed:
         await bed.add("tracker", kind="gitlab", location=f"{url}/web/app")
         report = await bed.run()
         assert (report.fetched, report.embedded, report.failed) == (1, 2, 0)
@@ -449,7 +449,7 @@ async def test_forget_deletes_what_gitlab_answered(project: Project) -> None:
     gitlab = GitLab()
     gitlab.post("issues", "One", "the words to forget")
     gitlab.post("issues", "Two", "the words to keep")
-    async with running(gitlab) as url, await project.open() as bed:
+    async with running(gitlab, dated=False) as url, await project.open() as bed:
         await bed.add("tracker", kind="gitlab", location=f"{url}/web/app")
         await bed.run()
         answers = project.folder / ".flowbed" / "sources"

@@ -168,8 +168,12 @@ async def _live(world: World, follower: Follower, each: Round) -> None:
     gitlab.storm, gitlab.cut = faults.get("storm", 0) % 5, faults.get("cut", 0) % 3
     gitlab.visible = "lose" not in faults
     before = world.changed
+    steady = follower.held.keys() & wanted_of(gitlab).keys()
     await _fetch(world, follower, each, kill=faults.get("kill"))
     gitlab.storm, gitlab.cut, gitlab.visible = 0, 0, True
+    if not {name for _, (name, _) in each.meanwhile} & {"hide", "show", "wiki", "delete_wiki"}:
+        # What was there before and after the fetch is held all the time, whatever went wrong.
+        assert steady & wanted_of(gitlab).keys() <= follower.held.keys()
     disturbed = world.changed > before or {"lose", "kill"} & faults.keys()
     if not disturbed:
         wanted = wanted_of(gitlab)
@@ -301,16 +305,18 @@ STORED = {
         each
         for request in range(3, 7)
         for each in (
-            Round([(("note", 0), 4_000)], meanwhile=[(request, ("delete_note", 0))]),
+            Round([(("note", 0), 4_000), (("edit", 1), 400)], meanwhile=[(request, ("delete_note", 0))]),
             Round([(("edit", 1), 4_000)]),
         )
     ],
     "a project that vanishes while it is swept keeps its issues": [
-        *(
-            Round([(("delete", 0), 400)], meanwhile=[(request, ("vanish", 0))], fetch="sweep")
-            for request in range(4, 9)
-        ),
-        Round([(("edit", 1), 4_000)]),
+        each
+        for request in range(7, 12)
+        for each in (
+            Round([(("import", 0), 400), (("edit", 1), 4_000)]),
+            Round(meanwhile=[(request, ("delete", 2)), (request + 1, ("vanish", 0))], fetch="sweep"),
+            Round([(("edit", 1), 4_000)]),
+        )
     ],
     "a killed reset begins again": [
         Round([(("import", 0), 400), (("edit", 1), 4_000)]),
