@@ -159,6 +159,7 @@ async def test_gitlab_listing_goes_beyond_the_largest_offset() -> None:
         gitlab.post("issues", f"Issue {number}", "text")
     for iid in range(100, 350):
         gitlab.rows["issues"][iid]["updated_at"] = "2026-01-01T12:00:00.000Z"
+    gitlab.advance(86_400)
     async with running(gitlab, dated=False) as url:
         assert len(await fresh(url)) == 700
         assert not any("page=4" in request for request in gitlab.requests)
