@@ -146,7 +146,9 @@ def test_simulate_slack_can_be_added_and_changed(tmp_path: Path) -> None:
 
 
 def test_simulate_sources_print_lines_for_flowbed_toml() -> None:
-    named = [each for name in ("gitlab", "slack", "discord", "cohere") for each in ("--provider", name)]
+    named = [
+        each for name in ("gitlab", "slack", "discord", "backlog", "cohere") for each in ("--provider", name)
+    ]
     with simulating(*named) as process:
         assert "Ctrl-C" in output(process.stderr).readline()
         process.send_signal(signal.SIGINT)
@@ -156,6 +158,7 @@ def test_simulate_sources_print_lines_for_flowbed_toml() -> None:
         "tracker": "gitlab",
         "team": "slack",
         "chat": "discord",
+        "tasks": "backlog",
     }
     assert "export SLACK_TOKEN=" in lines
     assert set(tables["providers"]) == {"cohere"}

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowbed.sources import open_source
+from flowbed.sources.backlog import open_backlog
 from flowbed.sources.discord.messages import first_id
 from flowbed.sources.gitlab import open_gitlab
 from flowbed.sources.slack.messages import day_of
 from flowbed.testing.clock import FixedClock
 from flowbed.testing.simulators import running_thread
+from flowbed.testing.simulators.sources.backlog import Backlog
 from flowbed.testing.simulators.sources.discord import Discord
 from flowbed.testing.simulators.sources.gitlab import GitLab
 from flowbed.testing.simulators.sources.slack import SlackSimulator, SlackWorkspace
@@ -247,6 +249,46 @@ class TestDiscordWeb(SourceContract):
 
     def remove(self, folder: Path, name: str) -> None:
         self.discord.delete("11", str(first_id(1_577_880_000 + number_of(name) * 86_400)))
+
+
+class TestBacklogDumps(LinesContract):
+    kind = "backlog"
+
+    def record(self, name: str, text: str) -> tuple[str, dict[str, Any]]:
+        number = 1 + zlib.crc32(name.encode())
+        return f"7#{number}", {"keyId": number, "projectId": 7, "summary": "t", "description": text}
+
+
+class TestBacklog(SourceContract):
+    """The issues of a simulated space."""
+
+    @pytest.fixture(autouse=True)
+    def serve(self) -> Iterator[None]:
+        self.backlog = Backlog()
+        self.project = self.backlog.add_project("OPS")
+        self.numbers: dict[str, int] = {}
+        self.opened = 0
+        with running_thread(self.backlog, dated=False) as self.url:
+            yield
+
+    def open_source(self, folder: Path) -> Source:
+        # There is no space at any other path.
+        location = self.url if folder.name == "source" else f"{self.url}/projects/NOWHERE"
+        # Of each source by itself: what was kept for another one would be listed in its order.
+        self.opened += 1
+        own = folder / f".{self.opened}"
+        return open_backlog(location, folder=own, options={}, clock=later, token="any")  # noqa: S106
+
+    def write(self, folder: Path, name: str, text: str) -> str:
+        self.backlog.advance(1)
+        if name in self.numbers:
+            self.backlog.edit(self.project, self.numbers[name], description=text)
+        else:
+            self.numbers[name] = self.backlog.post(self.project, name, text)
+        return f"{self.project}#{self.numbers[name]}"
+
+    def remove(self, folder: Path, name: str) -> None:
+        self.backlog.delete(self.project, self.numbers[name])
 
 
 # It is only the base class of those above.

@@ -26,6 +26,7 @@ DEFAULT = ("openai", "voyage", "cohere", "huggingface")
 SOURCES = {
     "gitlab": ("tracker", "/web/app", ""),
     "slack": ("team", "/api", "export SLACK_TOKEN=xoxb-simulated"),
+    "backlog": ("tasks", "", "export BACKLOG_API_KEY=simulated"),
     "discord": ("chat", "/channels/900000000000000001", "export DISCORD_TOKEN=simulated"),
 }
 Rate = Annotated[int | None, typer.Option(min=1, help="A limit per minute and key; default: none.")]
@@ -36,7 +37,7 @@ def simulate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="openai, azure, voyage, cohere, huggingface, gitlab, slack or discord; repeatable.",
+            help="openai, azure, voyage, cohere, huggingface, gitlab, slack, discord or backlog; repeatable.",
         ),
     ] = None,
     port: Annotated[

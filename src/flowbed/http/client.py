@@ -78,11 +78,14 @@ class HttpClient:
         vendor: str,
         headers: Mapping[str, str],
         secrets: Sequence[str] = (),
+        secret_query: str = "",
         timeout: float | None = None,
         proxy: str = "",
         no_proxy: str = "",
     ) -> None:
         """Check the address; the first request connects. `secrets` never appear in a message.
+
+        `secret_query` is added to the query of each request, for APIs that take their key nowhere else.
 
         `timeout` is in seconds without a byte; `proxy` is a URL, `no_proxy` a comma-separated list of hosts to reach
         directly.
@@ -114,6 +117,7 @@ class HttpClient:
         self._base_url = base_url.rstrip("/")
         self._headers = {"Content-Type": "application/json", "User-Agent": "flowbed", **headers}
         self._proxy = proxy_for(parts.hostname, proxy, no_proxy, vendor=vendor)
+        self._secret_query = secret_query
         self._secrets = [secret for secret in (*secrets, password_in(proxy)) if secret]
         self.idle_timeout = timeout or IDLE
         self._session: aiohttp.ClientSession | None = None
@@ -214,12 +218,17 @@ class HttpClient:
         )
         return self._open_session().request(
             method,
-            self._base_url + path,
+            self._address(path),
             data=data,
             headers=headers,
             timeout=timeout,
             allow_redirects=False,  # the key would be sent there too
         )
+
+    def _address(self, path: str) -> str:
+        if not self._secret_query:
+            return self._base_url + path
+        return f"{self._base_url}{path}{'&' if '?' in path else '?'}{self._secret_query}"
 
     def _refuse_redirect(self, response: aiohttp.ClientResponse) -> None:
         """Refuse a redirect."""

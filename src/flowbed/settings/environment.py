@@ -26,7 +26,12 @@ STANDARD = {
     "profile": ("AWS_PROFILE", "AWS_DEFAULT_PROFILE"),
 }
 # The variable with the token of each kind of source that is read over an API.
-SOURCE_TOKENS = {"discord": "DISCORD_TOKEN", "gitlab": "GITLAB_TOKEN", "slack": "SLACK_TOKEN"}
+SOURCE_TOKENS = {
+    "backlog": "BACKLOG_API_KEY",
+    "discord": "DISCORD_TOKEN",
+    "gitlab": "GITLAB_TOKEN",
+    "slack": "SLACK_TOKEN",
+}
 
 # If any of these is set, S3 takes its keys from the environment or from a role and ignores profile files.
 KEYS = (

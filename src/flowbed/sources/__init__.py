@@ -60,6 +60,7 @@ class Linking(Protocol):
 
 
 VENDORS = {
+    "backlog": "flowbed.sources.backlog:open_backlog",
     "discord": "flowbed.sources.discord:open_discord",
     "files": "flowbed.sources.files:open_files",
     "gitlab": "flowbed.sources.gitlab:open_gitlab",
@@ -77,7 +78,7 @@ def kinds() -> dict[str, str]:
 
 
 # Kinds whose opener takes the token of an API.
-WITH_TOKEN = frozenset({"discord", "gitlab", "slack"})
+WITH_TOKEN = frozenset({"backlog", "discord", "gitlab", "slack"})
 
 
 def open_source(

@@ -1,0 +1,59 @@
+"""How far each project was read: the cursor of a space."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from flowbed.sources import cursors
+
+
+@dataclass(kw_only=True)
+class Position:
+    """The position in one project, by its number, in seconds since 1970.
+
+    `high` is the last change of an issue that was read, 0 before all were listed; `swept` is when all were listed last.
+    `activity` is the last entry read of what happened. `issues` has by their number in the project the id, the last
+    change, and when the comments were read; `wikis` and `documents` have by their ids the last change, and when they
+    were read. `notation` is that of the project, `options` names what was rendered: with others all is read again.
+    """
+
+    id: int = 0
+    key: str = ""
+    notation: str = ""
+    options: str = ""
+    high: int = 0
+    swept: int = 0
+    activity: int = 0
+    issues: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    wikis: dict[str, tuple[int, int]] = field(default_factory=dict)
+    documents: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def names(self) -> set[str]:
+        """Return the ids of all documents that were found so far."""
+        return {
+            *(f"{self.id}#{number}" for number in self.issues),
+            *(f"{self.id}/wikis/{name}" for name in self.wikis),
+            *(f"{self.id}/documents/{name}" for name in self.documents),
+        }
+
+
+def written(positions: dict[int, Position]) -> str:
+    """Return positions as a cursor."""
+    return cursors.written({str(each.id): asdict(each) for each in positions.values()})
+
+
+def read(cursor: str) -> dict[int, Position]:
+    """Parse a cursor; one that is empty or no cursor of a space begins from the start."""
+    try:
+        return {int(number): _position(fields) for number, fields in cursors.read(cursor).items()}
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return {}
+
+
+def _position(fields: dict[str, Any]) -> Position:
+    known = {
+        name: {key: tuple(each) for key, each in fields[name].items()}
+        for name in ("issues", "wikis", "documents")
+    }
+    return Position(**{**fields, **known})
