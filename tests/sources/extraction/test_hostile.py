@@ -7,6 +7,7 @@ import os
 import signal
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,7 +32,6 @@ from flowbed.sources.files.formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 CATALOG = b"<< /Type /Catalog /Pages 2 0 R >>"
 FAR_CELL = '<row r="1048576"><c r="XFD1048576"><v>1</v></c></row>'
@@ -147,13 +147,16 @@ def parsers(document_parsers: Parsers) -> Iterator[Parsers]:
 
 
 def test_process_is_one_for_many_files_and_replaced_when_killed(parsers: Parsers, tmp_path: Path) -> None:
-    """Files are parsed by one process; when it is killed, the next file has another, and is read."""
+    """Files are parsed by one process, which loads only the parsers of their formats; if it is killed, by another."""
     file = tmp_path / "a.html"
     file.write_bytes(b"<p>Text.")
     for _ in range(5):
         parsers.extract(file, "html")
     assert parsers.started == 1
     assert parsers._process is not None
+    loaded = Path(f"/proc/{parsers._process.pid}/maps").read_text("utf-8")
+    assert "lxml" in loaded
+    assert not any(name in loaded for name in ("pdfium", "calamine", "tree_sitter", "numpy"))
     os.kill(parsers._process.pid, signal.SIGKILL)
     assert "Text." in parsers.extract(file, "html")
     assert parsers.started == 2
@@ -212,8 +215,8 @@ def test_process_has_no_secret_of_its_parent(
     (tmp_path / "a.html").write_bytes(b"<p>Text.")
     assert "Text." in parsers.extract(tmp_path / "a.html", "html")
     assert parsers._process is not None
-    with open(f"/proc/{parsers._process.pid}/environ", "rb") as environment:  # noqa: PTH123
-        names = [each.partition(b"=")[0] for each in environment.read().split(b"\0")]
+    environment = Path(f"/proc/{parsers._process.pid}/environ").read_bytes()
+    names = [each.partition(b"=")[0] for each in environment.split(b"\0")]
     assert [name for name in names if name] == [b"PYTHONPATH"]
 
 
