@@ -43,7 +43,7 @@ def open_archive(path: Path, *wanted: str) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, ValueError, NotImplementedError, UnicodeDecodeError) as error:
-        raise RefusedError(_why_no_archive(path, error)) from error
+        raise RefusedError(_why_no_archive(path)) from error
     try:
         _check(archive, path.stat().st_size, wanted)
     except BaseException:
@@ -76,7 +76,7 @@ def is_encrypted_office(path: Path) -> bool:
             return content.find(ENCRYPTED) >= 0
 
 
-def _why_no_archive(path: Path, error: Exception) -> str:
+def _why_no_archive(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(8)
     if is_encrypted_office(path):
@@ -88,7 +88,7 @@ def _why_no_archive(path: Path, error: Exception) -> str:
     if head.startswith(b"%PDF-"):
         return "its suffix is wrong: it is a PDF"
     if head.startswith(b"PK"):
-        return f"it is damaged or cut off: {error}"
+        return "it is damaged or cut off: copy it again"
     return "its suffix is wrong: it is no Office file"
 
 
