@@ -28,6 +28,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lance": ("index/",),
     "lxml": ("sources/extraction/",),
     "mammoth": ("sources/extraction/",),
+    "mcp": ("server/mcp/",),
     "obstore": ("storage/",),
     "onnx": ("embedding/local/",),
     "onnxruntime": ("embedding/local/",),

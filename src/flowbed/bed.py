@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from flowbed.publish.chroma.pull import Pulled, StorageMode
     from flowbed.publish.exporting import Exported, Kind
     from flowbed.publish.records import Record
-    from flowbed.records import Hit, Plan, Report, SearchResults, Status
+    from flowbed.records import Hit, IndexedText, Plan, Report, SearchResults, Status
     from flowbed.records.events import Handled
     from flowbed.records.precomputed import Ingested, PrecomputedRows
 
@@ -399,6 +399,26 @@ class Flowbed(OpenProject):
         return await self._searcher.find(
             query, collection=collection, where=where, limit=limit, at=at, unit=unit
         )
+
+    async def around(
+        self, name: str, *, before: int = 1, after: int = 1, collection: str | None = None
+    ) -> tuple[IndexedText, ...]:
+        """Return the row of that id, and up to `before` and `after` rows around it in its document, in order.
+
+        Without a `collection`, the first that has the row is read.
+
+        Raises:
+            NotFound: no collection has the row, or there is no such collection.
+            Rejected: more than 50 rows of a side are asked for.
+        """
+        from flowbed.index.active_space import readable_collections, require_collection
+        from flowbed.index.search.around import around
+
+        if collection is None:
+            found, _ = await readable_collections(self._store)
+        else:
+            found = [await require_collection(self._store, collection)]
+        return await around(name, found, datasets=self._datasets, before=before, after=after)
 
     async def write_rows(
         self,

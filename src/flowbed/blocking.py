@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from flowbed.publish.chroma.pull import Pulled, StorageMode
     from flowbed.publish.exporting import Exported, Kind
     from flowbed.publish.records import Record
-    from flowbed.records import Hit, Plan, Report, SearchResults, Status
+    from flowbed.records import Hit, IndexedText, Plan, Report, SearchResults, Status
     from flowbed.records.events import Handled
     from flowbed.records.precomputed import Ingested, PrecomputedRows
 
@@ -322,6 +322,19 @@ class Blocking:
         return self._wait(
             self._bed.find(query, collection=collection, where=where, limit=limit, at=at, unit=unit)
         )
+
+    def around(
+        self, name: str, *, before: int = 1, after: int = 1, collection: str | None = None
+    ) -> tuple[IndexedText, ...]:
+        """Return the row of that id, and up to `before` and `after` rows around it in its document, in order.
+
+        Without a `collection`, the first that has the row is read.
+
+        Raises:
+            NotFound: no collection has the row, or there is no such collection.
+            Rejected: more than 50 rows of a side are asked for.
+        """
+        return self._wait(self._bed.around(name, before=before, after=after, collection=collection))
 
     def write_rows(
         self,

@@ -11,6 +11,7 @@ import typer
 from flowbed.cli import chroma, configure, dead_letters, keys, maintenance, runs, sources, submissions
 from flowbed.cli.embed import embed
 from flowbed.cli.forget import forget
+from flowbed.cli.mcp import mcp
 from flowbed.cli.options import with_common
 from flowbed.cli.output import flush, note, say, say_json
 from flowbed.cli.project import DONE, FAILURES, INTERRUPTED, USAGE
@@ -72,7 +73,7 @@ GROUPS: Mapping[str, tuple[str, Mapping[str, Command]]] = {
     ),
 }
 # These run until they are stopped, and take options of their own.
-SERVERS: Mapping[str, Command] = {"serve": serve, "simulate": simulate}
+SERVERS: Mapping[str, Command] = {"serve": serve, "mcp": mcp, "simulate": simulate}
 
 
 def run(arguments: Sequence[str]) -> int:

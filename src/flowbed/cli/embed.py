@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowbed.cli.options import Common, Deadline
-from flowbed.cli.output import plain, say, say_json
+from flowbed.cli.output import say, say_json
 from flowbed.cli.project import DONE, FAILURES
 from flowbed.errors import Misconfigured
+from flowbed.records.plain import plain
 from flowbed.records.values import count
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowbed.cli.options import Common
-from flowbed.cli.output import note, plain, say, say_json
+from flowbed.cli.output import note, say, say_json
 from flowbed.cli.progress import progress
 from flowbed.cli.project import DONE, FAILURES
 from flowbed.errors import Misconfigured
+from flowbed.records.plain import plain
 from flowbed.records.values import count
 
 if TYPE_CHECKING:

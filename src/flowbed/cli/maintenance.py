@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, cast, get_args
 import typer
 
 from flowbed.cli.options import Collection, Common
-from flowbed.cli.output import note, plain, say_json
+from flowbed.cli.output import note, say_json
 from flowbed.cli.progress import progress
 from flowbed.cli.project import DONE, FAILURES, project_folder
 from flowbed.errors import Error, Misconfigured, Rejected
 from flowbed.records import Problem
+from flowbed.records.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -6,13 +6,12 @@ import errno
 import json
 import os
 import sys
-from dataclasses import asdict, is_dataclass
-from enum import Enum
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import OutOfSpace, Transient
 from flowbed.escaping import escape_json, visible, visible_lines
+from flowbed.records.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,16 +78,3 @@ def _discard(stream: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
-
-
-def plain(value: Any) -> Any:
-    """Convert records to JSON types."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):  # a named tuple
-        return plain(value._asdict())
-    if isinstance(value, dict):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(each) for each in value]
-    return value.value if isinstance(value, Enum) else value

@@ -7,9 +7,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from flowbed.cli.formatting import at, problems, span
-from flowbed.cli.output import plain, say
+from flowbed.cli.output import say
 from flowbed.cli.reports import SHOWN, show_live
 from flowbed.errors import Rejected
+from flowbed.records.plain import plain
 from flowbed.records.values import count
 
 if TYPE_CHECKING:

@@ -143,6 +143,16 @@ class Hit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IndexedText:
+    """A row of the index as a reader sees it, without its vector."""
+
+    id: str
+    document: str
+    metadata: Mapping[str, Scalar]
+    collection: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchResults:
     """The hits of a search, best first, and the version of each collection that was searched.
 

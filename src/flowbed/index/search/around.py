@@ -1,0 +1,70 @@
+"""The rows around a row: what its document says before and after it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import orjson
+
+from flowbed.errors import NotFound, Rejected
+from flowbed.index.search.rows import RowReader
+from flowbed.records import IndexedText
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowbed.index.active_space import Live
+    from flowbed.index.datasets import Datasets
+    from flowbed.index.search.rows import Selection
+
+# Rows on each side of one, at most: a reader wants a passage, not a document.
+MOST = 50
+
+
+async def around(
+    name: str, collections: Sequence[Live], *, datasets: Datasets, before: int, after: int
+) -> tuple[IndexedText, ...]:
+    """Return the row `name` of the first collection that has it, and its neighbours in the same document, in order.
+
+    Neighbours are rows with the same `source` and `document` in their metadata, in the order of their ids.
+
+    Raises:
+        NotFound: no collection has the row.
+        Rejected: more rows are asked for than a reader gets.
+    """
+    if not (0 <= before <= MOST and 0 <= after <= MOST):
+        raise Rejected(f"before and after must be numbers from 0 to {MOST}")
+    reader = RowReader(datasets)
+    for live in collections:
+        found = await reader.select(live, ids=[name])
+        if found is None or not len(found):
+            continue
+        (row,) = await _texts(found)
+        place = {key: row.metadata[key] for key in ("source", "document") if key in row.metadata}
+        document = await reader.select(live, where=place) if "document" in place else None
+        if document is None:
+            return (row,)
+        position = np.flatnonzero(document.row_ids == found.row_ids[0])
+        if not len(position):  # the index was replaced between the two looks
+            return (row,)
+        first = int(position[0])
+        near = document.row_ids[max(0, first - before) : first + after + 1]
+        return await _texts(replace(document, row_ids=near))
+    raise NotFound(f"no row of the index is called {name!r}; `flowbed why` says what became of a chunk")
+
+
+async def _texts(rows: Selection) -> tuple[IndexedText, ...]:
+    names = await rows.strings("id", first=0)
+    documents = await rows.strings("document", first=0)
+    metadatas = await rows.strings("metadata", first=0)
+    return tuple(
+        IndexedText(
+            id=name,
+            document=document or "",
+            metadata=orjson.loads(metadata) if metadata else {},
+            collection=rows.collection,
+        )
+        for name, document, metadata in zip(names, documents, metadatas, strict=True)
+    )
