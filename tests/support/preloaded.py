@@ -55,7 +55,8 @@ def use_preloaded() -> None:
         from flowbed.publish.chroma import children
         from flowbed.publish.reading import directory
 
-        OWN.update({module: module.COMMAND for module in (children, directory)})
+        for module in (children, directory):
+            OWN.setdefault(module, module.COMMAND)  # once: called again, it finds the client
         children.COMMAND = command(path, BUILDER)
         directory.COMMAND = command(path, READER)
 
