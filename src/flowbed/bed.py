@@ -260,7 +260,12 @@ class Flowbed(OpenProject):
             fetch=lambda name, wrote: self.fetch(name, wrote=wrote), embed=self.embed_waiting, look=look
         )
         async with open_watch(
-            self.settings, folder=self.folder, ledger=self._ledger, steps=steps, say=say or (lambda _: None)
+            self.settings,
+            folder=self.folder,
+            store=self._store,
+            ledger=self._ledger,
+            steps=steps,
+            say=say or (lambda _: None),
         ) as watch:
             await watch.run(stop or asyncio.Event())
 

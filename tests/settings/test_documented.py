@@ -13,6 +13,7 @@ from flowbed.settings.project import (
     PublishSettings,
     ServeSettings,
     SourceSettings,
+    SubscriberSettings,
     TierSettings,
     WatchSettings,
 )
@@ -104,6 +105,14 @@ def test_every_setting_of_a_tier_and_of_a_source_is_named() -> None:
 def test_every_setting_of_a_watch_is_documented_with_its_default() -> None:
     table = documented(section(CONFIGURATION, "## Watching"), "| setting of `[watch]` | default | meaning |")
     assert table == {each.name: written(default_of(each)) for each in fields(WatchSettings)}
+
+
+def test_every_setting_of_a_subscriber_is_documented_with_its_default() -> None:
+    table = documented(
+        section(CONFIGURATION, "## Subscribers"), "| setting of `[[subscribers]]` | default | meaning |"
+    )
+    expected = {each.name: written(default_of(each)) for each in fields(SubscriberSettings)}
+    assert table == {name: default for name, default in expected.items() if name != "name"}
 
 
 def test_every_setting_of_a_publication_is_documented_with_its_default() -> None:

@@ -139,13 +139,15 @@ async def _letters(on: IntakeContext) -> dict[str, int]:
 
 async def _take_unknown(source: str, files: Mapping[str, str], on: IntakeContext, done: Intake) -> None:
     """Take in those of the files, by key with their etags, that the ledger does not know in this state."""
-    own = {key: found[1] for key in files if (found := OWN.fullmatch(_name(key)))}
+    own = {key: found[1] for key in files if (found := OWN.fullmatch(name_of(key)))}
     known = await on.context.ledger.batches.get(set(own.values())) if own else {}
     others = [key for key in files if key not in own or own[key] not in known]
     rules = _rules(source, on)
-    etags = await on.context.ledger.documents.etags(rules.source, list(map(_name, others))) if others else {}
+    etags = (
+        await on.context.ledger.documents.etags(rules.source, list(map(name_of, others))) if others else {}
+    )
     for key in others:
-        if etags.get(_name(key)) != f"{rules.fingerprint}:{files[key]}":
+        if etags.get(name_of(key)) != f"{rules.fingerprint}:{files[key]}":
             await _take_external(key, source, files[key], on, done)
 
 
@@ -184,7 +186,7 @@ async def _take_external(key: str, source: str, etag: str, on: IntakeContext, do
     """Read a batch file of another program, up to three times, and write its chunks as batch files of Flowbed's own."""
     context = on.context
     written: list[BatchRow] = []
-    file = ExternalFile(key, _name(key), etag)
+    file = ExternalFile(key, name_of(key), etag)
     feed = ConfiguredSource(
         source=ExternalBatches(context.store, [file], is_collection=on.is_name), rules=_rules(source, on)
     )
@@ -229,7 +231,7 @@ def _rules(source: str, on: IntakeContext) -> Rules:
     return Rules(source=external_source(source), collections=(on.collections.get(source, source),))
 
 
-def _name(key: str) -> str:
+def name_of(key: str) -> str:
     """Return the id of the document that a batch file is: its key below `chunked`, without its endings."""
     return key.partition("/chunked/")[2].removesuffix(".zst").removesuffix(".json")
 

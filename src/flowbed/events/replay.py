@@ -8,7 +8,9 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 from flowbed.errors import NotFound, Rejected
-from flowbed.events.intake import LETTER, Intake, take_again
+from flowbed.events.intake import LETTER, OWN, Intake, name_of, take_again
+from flowbed.events.subscribers import LETTER as SUBSCRIBER
+from flowbed.events.subscribers import deliver_again
 from flowbed.ledger import DeadLetter
 from flowbed.records import Status
 from flowbed.records.external import external_owner
@@ -85,6 +87,9 @@ async def letters(context: Context, which: Which) -> list[Letter]:
 
 
 def _located(letter: DeadLetter, about: Sequence[tuple[ChunkRow, BatchRow | None]]) -> Letter:
+    if letter.kind == SUBSCRIBER:
+        source = external_owner(letter.subject.partition("/")[0])
+        return Letter(**vars(letter), source=source, batches=(letter.subject,))
     if letter.kind == LETTER:
         return Letter(**vars(letter), source=letter.owner, batches=(letter.subject,))
     keys = dict.fromkeys(batch.key for _, batch in about if batch is not None)
@@ -126,11 +131,21 @@ async def replay(on: IntakeContext, which: Which, subjects: Collection[str] = ()
         named = [letter.subject for letter in wanted if letter.kind == kind]
         if named:
             await context.ledger.dead_letters.remove(kind, subjects=named)
+    await _deliver_again([letter for letter in wanted if letter.kind == SUBSCRIBER], context)
     files = [letter.subject for letter in wanted if letter.kind == LETTER]
     read = await take_again(files, on) if files else Intake()
     done.waiting += read.chunks
     done.read, done.failures = read.read, read.failures
     return done
+
+
+async def _deliver_again(wanted: Sequence[Letter], context: Context) -> None:
+    """Queue what subscribers did not get for them again."""
+    for name in sorted({letter.owner for letter in wanted}):
+        keys = [letter.subject for letter in wanted if letter.owner == name]
+        ids = {key: found[1] for key in keys if (found := OWN.fullmatch(name_of(key)))}
+        await deliver_again(name, keys, ids, context.ledger)
+        await context.ledger.dead_letters.remove(SUBSCRIBER, owner=name, subjects=keys)
 
 
 async def _failed(context: Context) -> list[tuple[ChunkRow, BatchRow | None]]:

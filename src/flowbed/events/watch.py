@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Conflict, Error, Misconfigured, Transient
 from flowbed.events.following import follow
+from flowbed.events.subscribers import Deliveries
 from flowbed.ledger import Swap
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
     from flowbed.events.alerts import Alerts
     from flowbed.events.schedule import Schedule
-    from flowbed.ledger import BatchRow, Documents
+    from flowbed.events.subscribers import Subscriber
+    from flowbed.ledger import BatchRow, Ledger
     from flowbed.pipeline.sync import Synced
     from flowbed.records import Report
     from flowbed.records.events import Handled
@@ -58,21 +60,22 @@ class Watch:
     """Watches sources until stopped. Each is fetched by itself: one that is slow or fails delays no other.
 
     Batch files are embedded beside them; while that fails, they wait. `look_every` is in seconds. `say` is called with
-    what happened, `clock` returns µs since 1970. Where each source stands is kept in `documents`, under a cursor of its
+    what happened, `clock` returns µs since 1970. Where each source stands is kept in the ledger, under a cursor of its
     own, so a watch that starts later knows which ticks it missed.
     """
 
     sources: Mapping[str, Watched]
     steps: Steps
-    documents: Documents
+    ledger: Ledger
     alerts: Alerts
     clock: Callable[[], int]
     say: Say
     look_every: float = 600.0
     polling: bool = False
-    also: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
+    subscribers: Sequence[Subscriber] = ()
     _wrote: asyncio.Event = field(default_factory=asyncio.Event)
     _changed: dict[str, asyncio.Event] = field(default_factory=dict)
+    _recorded: list[asyncio.Event] = field(default_factory=list)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Watch until `stop` is set; what is under way then is cancelled, and nothing of it is lost."""
@@ -83,7 +86,7 @@ class Watch:
         work: list[Coroutine[Any, Any, object]] = [
             self._keep(name, each) for name, each in self.sources.items()
         ]
-        work += [self._embed(), self._look(), *(each() for each in self.also)]
+        work += [self._embed(), self._look(), *map(self._deliver, self.subscribers)]
         if places:
             work.append(
                 follow(
@@ -118,12 +121,12 @@ class Watch:
             await self._trying(lambda: self._done(name))
 
     async def _last(self, name: str) -> str:
-        return (await self.documents.cursor(_tick(name))).value
+        return (await self.ledger.documents.cursor(_tick(name))).value
 
     async def _done(self, name: str) -> None:
         with suppress(Conflict):  # another watch has just done the same
-            cursor = await self.documents.cursor(_tick(name))
-            await self.documents.swap(Swap(cursor=cursor, value=str(self.clock())))
+            cursor = await self.ledger.documents.cursor(_tick(name))
+            await self.ledger.documents.swap(Swap(cursor=cursor, value=str(self.clock())))
 
     async def _until(self, due: int, changed: asyncio.Event) -> None:
         while not changed.is_set() and (left := (due - self.clock()) / SECOND) > 0:
@@ -136,7 +139,7 @@ class Watch:
         fix = f"flowbed run {name}"
         for wait in (*RETRIES, None):
             try:
-                synced = await self.steps.fetch(name, lambda _: self._wrote.set())
+                synced = await self.steps.fetch(name, self._written)
             except Error as error:
                 passing = isinstance(error, Transient) and wait is not None
                 if not passing:
@@ -219,7 +222,24 @@ class Watch:
                 await self._failed(
                     "batch files", f"{each.subject}: {each.reason}", fix="flowbed dead-letters list"
                 )
-            self._wrote.set()
+            self._written()
+
+    def _written(self, _: BatchRow | None = None) -> None:
+        """Wake up those who wait for batch files."""
+        for each in (self._wrote, *self._recorded):
+            each.set()
+
+    async def _deliver(self, subscriber: Subscriber) -> None:
+        """Deliver batch files to one subscriber; one that is slow or fails delays no other."""
+
+        async def failed(what: str, reason: str) -> None:
+            await self._failed(
+                f"subscriber {subscriber.name}", f"{what}: {reason}", fix="flowbed dead-letters list"
+            )
+
+        deliveries = Deliveries(subscriber=subscriber, ledger=self.ledger, clock=self.clock, failed=failed)
+        self._recorded.append(deliveries.wrote)
+        await deliveries.run()
 
     async def _trying(self, work: Callable[[], Awaitable[Any]]) -> Any:  # what `work` returns
         """Do something with the ledger, again and again while it cannot be reached."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Submissions,
     )
     from flowbed.ledger.rows import (
+        BatchEvent,
         BatchRow,
         ChunkMark,
         ChunkRow,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "BatchEvent",
     "BatchRow",
     "Batches",
     "ChunkMark",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
     from flowbed.ledger.rows import (
+        BatchEvent,
         BatchRow,
         ChunkMark,
         ChunkRow,
@@ -224,6 +225,17 @@ class Batches(Protocol):
 
     async def get(self, batches: Collection[str]) -> Mapping[str, BatchRow]:
         """Return rows by batch id; unknown ids are missing."""
+        ...
+
+    async def positions(self) -> Mapping[str, int]:
+        """Return the position of each source's newest batch file whose chunks are recorded."""
+        ...
+
+    async def events(self, source: str, *, after: int, limit: int) -> list[BatchEvent]:
+        """Return the batch files of a source after a position, in the order in which a swap recorded their chunks.
+
+        A position is the token of the source's cursor after that swap. None appears later before one that was returned.
+        """
         ...
 
 

@@ -89,10 +89,19 @@ class BatchRow:
     chunks: int
 
 
+class BatchEvent(NamedTuple):
+    """A batch file that was recorded: `position` grows with each swap of its source."""
+
+    source: str
+    position: int
+    batch: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Swap:
     """The changes of one page of a fetch. They apply as a whole, or not at all if `cursor` has moved since it was read.
 
+    The batch files of `chunks` get the position of the new cursor, and are listed by `Batches.events` from then on.
     Each of `chunks` replaces the row of its (collection, id); chunks of other documents stay as they are. A chunk's
     version only grows: a changed row whose version is not above the stored one gets the stored version + 1.
     """

@@ -21,6 +21,7 @@ from flowbed.settings.project import (
     ServeSettings,
     Settings,
     SourceSettings,
+    SubscriberSettings,
     TierSettings,
     WatchSettings,
     texts,
@@ -87,6 +88,7 @@ def _model() -> type[_FileModel]:
         PublishSettings,
         CommitSettings,
         ServeSettings,
+        SubscriberSettings,
         WatchSettings,
     ):
         names[record.__name__] = create_model(record.__name__, __base__=_Table, **_fields(record, names))
@@ -123,6 +125,7 @@ def _names(tables: Sequence[str]) -> list[str]:
         "commit": CommitSettings,
         "serve": TierSettings if "tiers" in tables else ServeSettings,
         "watch": WatchSettings,
+        "subscribers": SubscriberSettings,
     }
     record = records[tables[0]] if tables else Settings
     return [each.name for each in fields(record)]

@@ -119,6 +119,24 @@ class WatchSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SubscriberSettings:
+    """One `[[subscribers]]` table."""
+
+    name: str
+    command: list[str] = field(default_factory=list)
+    webhook: str = field(default="", repr=False)  # may contain a secret
+    copy_to: str = ""
+    sources: list[str] = field(default_factory=list)
+    timeout: Annotated[str, Field(pattern="^[1-9][0-9]{0,8}[smhd]$")] = "10m"
+
+    def __post_init__(self) -> None:
+        """Refuse a name that cannot be part of a key, and one that gets batch files in no way, or in several."""
+        checked_name(self.name, "subscriber")
+        if sum(map(bool, (self.command, self.webhook, self.copy_to))) != 1:
+            raise Misconfigured(f"subscriber {self.name!r} needs one of command, webhook and copy_to")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The whole of `flowbed.toml`; every setting is also an environment variable `FLOWBED_...`."""
 
@@ -143,6 +161,7 @@ class Settings:
     commit: CommitSettings = field(default_factory=CommitSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
+    subscribers: list[SubscriberSettings] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse a name of a source or of a publication that cannot be part of a key."""
@@ -151,6 +170,9 @@ class Settings:
         for name in self.publish:
             checked_name(name, "publication")
         _refuse_shared(self.publish)
+        names = [each.name for each in self.subscribers]
+        if len(set(names)) < len(names):
+            raise Misconfigured(f"two subscribers have one name; there are: {', '.join(sorted(names))}")
 
 
 def read_settings(folder: Path) -> Settings:
@@ -230,6 +252,7 @@ def _settings(tables: Mapping[str, Any]) -> Settings:
         "commit": CommitSettings(**tables.get("commit", {})),
         "serve": ServeSettings(**{**serve, "tiers": tiers}),
         "watch": WatchSettings(**tables.get("watch", {})),
+        "subscribers": [SubscriberSettings(**each) for each in tables.get("subscribers", [])],
     }
     return Settings(**{**tables, **records})
 

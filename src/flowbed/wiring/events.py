@@ -64,8 +64,8 @@ def _followed(location: str, folder: Path) -> Path | None:
     return place
 
 
-def open_webhook(url: str) -> HttpClient | None:
-    """Open the client of a webhook, None without one.
+def open_webhook(url: str, place: str) -> HttpClient | None:
+    """Open the client of a webhook that `place` of the settings names, None without one.
 
     Raises:
         Misconfigured: it is not a URL.
@@ -77,4 +77,4 @@ def open_webhook(url: str) -> HttpClient | None:
     try:
         return HttpClient(url, vendor="the webhook", headers={}, secrets=[url])
     except Misconfigured:
-        raise Misconfigured("webhook in [watch] is not a URL; write it as https://host/path") from None
+        raise Misconfigured(f"webhook of {place} is not a URL; write it as https://host/path") from None

@@ -47,7 +47,7 @@ class MemoryLedger(Ledger):
         submissions = MemorySubmissions(table)
         self.documents = documents
         self.chunks = MemoryChunks(table, documents, submissions)
-        self.batches = MemoryBatches(table)
+        self.batches = MemoryBatches(table, documents)
         self.runs = runs
         self.rollbacks = MemoryRollbacks(table, runs)
         self.dead_letters = letters

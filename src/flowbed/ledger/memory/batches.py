@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flowbed.ledger import BatchRow
-from flowbed.ledger.memory.rows import item_of, row_of
-from flowbed.ledger.memory.table import ABSENT, ConditionFailed, Put, Unanswered, read_all
+from flowbed.ledger import BatchEvent, BatchRow
+from flowbed.ledger.memory.rows import CURSORS, item_of, row_of
+from flowbed.ledger.memory.table import ABSENT, ConditionFailed, Put, Unanswered, all_of, pages, read_all
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from flowbed.ledger.memory.documents import MemoryDocuments
     from flowbed.ledger.memory.table import Table
 
 
 class MemoryBatches:
     """`Batches` in a table."""
 
-    def __init__(self, table: Table) -> None:
-        """Take the table."""
-        self._table = table
+    def __init__(self, table: Table, documents: MemoryDocuments) -> None:
+        """Take the table, and the documents, whose swaps record batch files."""
+        self._table, self._documents = table, documents
 
     async def register(self, batch: BatchRow) -> BatchRow:
         """Record a batch file before it is written."""
@@ -35,3 +36,23 @@ class MemoryBatches:
         """Return rows by batch id."""
         items = await read_all(self._table, [(f"batch#{batch}", "-") for batch in sorted(set(batches))])
         return {item["id"]: row_of(BatchRow, item) for item in items}
+
+    async def positions(self) -> Mapping[str, int]:
+        """Return the position of each source's newest batch file."""
+        await self._documents.apply()
+        found = {}
+        for cursor in await all_of(self._table.query, CURSORS):
+            events = await all_of(self._table.query, f"events#{cursor['source']}")
+            if events:
+                found[cursor["source"]] = events[-1]["position"]
+        return found
+
+    async def events(self, source: str, *, after: int, limit: int) -> list[BatchEvent]:
+        """Return the first batch files of a source after a position."""
+        await self._documents.apply()
+        found: list[BatchEvent] = []
+        async for page in pages(self._table.query, f"events#{source}", after=f"{after:020}~"):
+            found += [BatchEvent(item["source"], item["position"], item["batch"]) for item in page]
+            if len(found) >= limit:
+                break
+        return found[:limit]

@@ -7,8 +7,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Conflict
-from flowbed.ledger import ChunkRow, Cursor, DocumentRow, Progress
-from flowbed.ledger.memory.rows import CURSORS, chunk_key, item_of, member_key, row_of
+from flowbed.ledger import BatchEvent, ChunkRow, Cursor, DocumentRow, Progress
+from flowbed.ledger.memory.rows import CURSORS, chunk_key, event_key, item_of, member_key, row_of
 from flowbed.ledger.memory.table import (
     ABSENT,
     TRANSACTION_ITEMS,
@@ -112,6 +112,7 @@ class MemoryDocuments:
         rows: list[Any] = [["removed", document] for document in swap.removed]
         rows += [["document", vars(row)] for row in swap.documents]
         rows += [["chunk", row._asdict()] for row in swap.chunks]
+        rows += [["batch", batch] for batch in sorted({row.batch for row in swap.chunks if row.batch})]
         piece: list[str] = []
         size = 0
         number = count()
@@ -165,17 +166,7 @@ class MemoryDocuments:
         rows: list[Any] = []
         for piece in await all_of(self._table.query, f"log#{log}"):
             rows += json.loads(piece["rows"])
-        # The last row of a key counts, and a document that is both removed and put is put.
-        wanted: dict[Key, Any] = {}
-        for kind, row in rows:
-            if kind == "chunk":
-                wanted[chunk_key(row["collection"], row["id"])] = ChunkRow(
-                    **{**row, "status": Status(row["status"])}
-                )
-            elif kind == "document":
-                wanted[f"documents#{source}", row["id"]] = DocumentRow(**row)
-            else:
-                wanted[f"documents#{source}", row] = None
+        wanted = dict(_wanted(kind, row, cursor) for kind, row in rows)
         for some in groups(wanted.items(), _APPLIED_AT_ONCE):
             if not await self._apply_some(dict(some), log, fence):
                 return  # another process has applied it
@@ -208,12 +199,29 @@ class MemoryDocuments:
             await until_answered(self._table, Delete(piece["place"]))
 
 
-def _put(key: Key, row: ChunkRow | DocumentRow | None, existing: Item | None, log: str) -> list[Operation]:
+def _wanted(kind: str, row: Any, cursor: Item) -> tuple[Key, Any]:
+    """Return the key and the record of one row of a log; the last of a key counts, and None removes a document."""
+    source = cursor["source"]
+    if kind == "chunk":
+        return chunk_key(row["collection"], row["id"]), ChunkRow(**{**row, "status": Status(row["status"])})
+    if kind == "document":
+        return (f"documents#{source}", row["id"]), DocumentRow(**row)
+    if kind == "batch":
+        event = BatchEvent(source, cursor["token"], row)
+        return event_key(event), event
+    return (f"documents#{source}", row), None
+
+
+def _put(
+    key: Key, row: ChunkRow | DocumentRow | BatchEvent | None, existing: Item | None, log: str
+) -> list[Operation]:
     """Return the writes that apply one row of a log, if it is not applied already."""
     if row is None:
         return [Delete(key)]
     if isinstance(row, DocumentRow):
         return [Put(key, item_of(row), expected=None)]
+    if isinstance(row, BatchEvent):
+        return [Put(key, {"record": "event", **row._asdict()}, expected=None)]
     if existing is None:
         grown = row
     elif existing["swap"] == log:

@@ -13,6 +13,7 @@ from flowbed.records import Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from flowbed.ledger import BatchEvent
     from flowbed.ledger.memory.table import Item, Key
 
 Row = TypeVar("Row")
@@ -28,6 +29,11 @@ TRANSIENT = "transient"
 def chunk_key(collection: str, chunk: str) -> Key:
     """Return the key of a chunk: chunks of one id share a partition."""
     return f"chunk#{chunk}", collection
+
+
+def event_key(event: BatchEvent) -> Key:
+    """Return the key under which a source's batch files are listed in the order of their positions."""
+    return f"events#{event.source}", f"{event.position:020}#{event.batch}"
 
 
 def member_key(partition: str, source: str, collection: str, chunk: str) -> Key:

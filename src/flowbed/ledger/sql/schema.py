@@ -107,6 +107,15 @@ batches = Table(
     Column("chunks", Integer, nullable=False),
 )
 
+batch_events = Table(
+    "batch_events",
+    metadata,
+    Column("source", TEXT, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("batch", TEXT, nullable=False),
+    PrimaryKeyConstraint("source", "position", "batch"),
+)
+
 runs = Table(
     "runs",
     metadata,

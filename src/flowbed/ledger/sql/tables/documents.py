@@ -10,7 +10,7 @@ from flowbed.errors import Conflict
 from flowbed.ledger import Cursor, DocumentRow
 from flowbed.ledger.sql.database import Database, listed, proposed, querying
 from flowbed.ledger.sql.overview import read_progress
-from flowbed.ledger.sql.schema import chunks, cursors, documents
+from flowbed.ledger.sql.schema import batch_events, chunks, cursors, documents
 from flowbed.ledger.text import require_storable
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class SqlDocuments:
         self._database = database
         self._put_document = database.upsert(documents)
         self._put_chunk = database.upsert(chunks, version=_GROWING)
+        self._put_event = sa.insert(batch_events)
 
     async def cursor(self, source: str) -> Cursor:
         """Return the cursor of a source."""
@@ -89,6 +90,7 @@ class SqlDocuments:
         put = [kept[key] for key in sorted(kept)]
         documents_ = list({(row.source, row.id): vars(row) for row in swap.documents}.values())
         gone = [{"source": source, "document": document} for document in dict.fromkeys(swap.removed)]
+        written = sorted({row.batch for row in swap.chunks if row.batch})
         require_storable(row.id for row in swap.documents)
         require_storable(row.id for row in swap.chunks if not row.deleted)
 
@@ -97,6 +99,11 @@ class SqlDocuments:
             database.execute_many(connection, _DROP_DOCUMENT, gone)
             database.execute_many(connection, self._put_document, documents_)
             database.execute_many(connection, self._put_chunk, put)
+            database.execute_many(
+                connection,
+                self._put_event,
+                [{"source": source, "position": moved.token, "batch": batch} for batch in written],
+            )
             return moved
 
         return await self._database.write(work)
