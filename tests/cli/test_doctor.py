@@ -425,7 +425,7 @@ def hold_the_lease(owner: str, *, silent: float) -> Callable[[Patient], None]:
         _put(patient, "notes/lease.json", body.decode())
         ago = time.time() - silent
         os.utime(patient.store / "notes/lease.json", (ago, ago))
-        patient.patch.setattr(lease, "PATIENCE", 0.1)
+        patient.patch.setattr(lease, "PATIENCE", 0.01)
 
     return hold
 

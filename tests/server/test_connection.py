@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.server.conftest import Running
 
-REST = 1  # seconds that a connection may rest
+REST = 0.5  # seconds that a connection may rest
 LINE = b"a: " + b"x" * 1_000 + b"\r\n"
 
 

@@ -87,7 +87,7 @@ async def test_connection_unread_responses_stop_further_requests() -> None:
         async with asyncio.timeout(60):
             while seen != begun["/"]:
                 seen = begun["/"]
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(0.2)
         assert seen < 1_000  # 2 GB are not written for 700 KB
         writer.transport.abort()
     assert begun["/"] < 1_000
@@ -140,7 +140,7 @@ async def test_connection_that_is_idle_after_an_unwanted_body_is_closed() -> Non
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await answer(send, status=404)
 
-    async with served(app, timeout_keep_alive=1) as address:
+    async with served(app, timeout_keep_alive=0.3) as address:
         reader, writer = await asyncio.open_connection(*address)
         writer.write(POST % 3)
         await reader.readuntil(b"\r\n\r\n")
@@ -336,7 +336,7 @@ async def test_gate_one_key_with_bodies_that_never_come_leaves_places_to_others(
     """Its requests end when their bodies stall."""
     secrets = [(await service.keys.create(name, secret=service.bed.secret))[1] for name in ("a", "b")]
     few = replace(service, serving=replace(service.serving, concurrency=8), keys=service.bed.keys())
-    app = create_app(few, body_seconds=2)
+    app = create_app(few, body_seconds=1)
     waiting = asyncio.Event()
 
     async def never() -> dict[str, Any]:
@@ -361,7 +361,7 @@ async def test_gate_one_key_with_bodies_that_never_come_leaves_places_to_others(
 async def test_gate_large_bodies_of_one_key_leave_memory_to_others(service: Service) -> None:
     secrets = [(await service.keys.create(name, secret=service.bed.secret))[1] for name in ("a", "b")]
     small = replace(service, serving=replace(service.serving, body_bytes=200_000), keys=service.bed.keys())
-    app = create_app(small, body_seconds=3)
+    app = create_app(small, body_seconds=2)
     held = Counter[int]()
 
     def headers(secret: str) -> dict[str, str]:

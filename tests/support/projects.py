@@ -112,9 +112,11 @@ def notes(indexed_notes: Path, tmp_path: Path, provider: CountingProcess) -> Pro
 
 @pytest.fixture
 def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Poll submissions that are waited for many times a second: simulated jobs end at once."""
+    """Poll submissions that are waited for many times a second, and retry soon: simulated jobs end at once."""
     monkeypatch.setattr("flowbed.lanes.batch.wait.POLL_FIRST", 0.02)
     monkeypatch.setattr("flowbed.lanes.batch.wait.POLL_MAX", 0.1)
+    for module in ("retries", "batch.lifecycle"):
+        monkeypatch.setattr(f"flowbed.lanes.{module}.WAIT_FIRST", 0.02)
 
 
 def receipt(number: int, lines: Sequence[str], **fields: Any) -> dict[str, Any]:

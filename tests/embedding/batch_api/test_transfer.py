@@ -145,9 +145,9 @@ async def test_upload_slow_but_steady_succeeds() -> None:
         await writer.drain()
         await asyncio.sleep(5)
 
-    async with speaking(speak, silence=1.0) as provider:
+    async with speaking(speak, silence=0.6) as provider:
         began = asyncio.get_running_loop().time()
-        assert (await send(provider, Input(16 * MEGABYTE))).status == 200
+        assert (await send(provider, Input(10 * MEGABYTE))).status == 200
         assert asyncio.get_running_loop().time() - began > 2 * provider.idle_timeout
 
 

@@ -15,6 +15,8 @@ from flowbed.lanes.batch.lifecycle import RETRY_AFTER
 from flowbed.testing.index import contents_of, differences
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running
 from flowbed.testing.simulators.batch_api.openai_jobs import BatchesApi
+from flowbed.wiring import process
+from flowbed.wiring.process import now
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -54,6 +56,27 @@ async def slow() -> AsyncIterator[tuple[Simulator, str]]:
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the next poll decide about what is missing."""
     monkeypatch.setattr("flowbed.lanes.batch.poll.RETRY_AFTER", 0)
+
+
+class Ahead:
+    """How far the project's clock is ahead."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        self._seconds += seconds
+
+    def now(self) -> int:
+        return now() + int(self._seconds * 1e6)
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> Ahead:
+    """Let a test advance the clock of projects that it opens."""
+    clock = Ahead()
+    monkeypatch.setattr(process, "now", clock.now)
+    return clock
 
 
 def made(tmp_path: Path, url: str, **options: str) -> Path:
@@ -181,14 +204,14 @@ async def test_poll_missing_job_is_lost_only_after_a_while(
 
 @pytest.mark.parametrize("end", ["deadline", "cancel"])
 async def test_submit_refused_ends_by_deadline_or_cancel(
-    end: str, tmp_path: Path, provider: tuple[Simulator, str]
+    end: str, tmp_path: Path, provider: tuple[Simulator, str], ahead: Ahead
 ) -> None:
     """The row says why; past the deadline or once cancelled, its texts are embedded by the other lane."""
     simulator, url = provider
     async with await flowbed.aopen(made(tmp_path, url)) as bed:
         await bed.run(lane="realtime", limit=1)
         simulator.order(Fault(kind="error", path=CREATE, status=403))
-        (submission,) = (await bed.find_unembedded(deadline=2 if end == "deadline" else None)).submissions
+        (submission,) = (await bed.find_unembedded(deadline=10 if end == "deadline" else None)).submissions
         done = await bed.submit()
         assert (done.blocked, len(done.failures)) == ([submission], 1)
         (row,) = await bed.submissions()
@@ -196,7 +219,7 @@ async def test_submit_refused_ends_by_deadline_or_cancel(
         if end == "cancel":
             await bed.cancel_submission(submission)
         else:
-            await asyncio.sleep(2)
+            ahead.add(10)
         report = await bed.run(lane="realtime")
         assert (report.failed, await statuses(bed)) == (0, {"SUCCESS": PAGES + 1})
     assert simulator.account.totals().billed_again == 0
@@ -204,7 +227,7 @@ async def test_submit_refused_ends_by_deadline_or_cancel(
 
 @pytest.mark.parametrize("end", ["deadline", "cancel"])
 async def test_submit_lost_response_ends_without_the_provider_only_if_cancelled(
-    end: str, tmp_path: Path, slow: tuple[Simulator, str]
+    end: str, tmp_path: Path, slow: tuple[Simulator, str], ahead: Ahead
 ) -> None:
     """The response to creating a job is lost, and jobs cannot be listed: cancelling warns that it may be paid for."""
     simulator, url = slow
@@ -215,7 +238,7 @@ async def test_submit_lost_response_ends_without_the_provider_only_if_cancelled(
             Fault(kind="cut", path=CREATE, calls=(1,)),
             Fault(kind="error", path=LIST, status=403, calls=after),
         )
-        (submission,) = (await bed.find_unembedded(deadline=4 if end == "deadline" else None)).submissions
+        (submission,) = (await bed.find_unembedded(deadline=10 if end == "deadline" else None)).submissions
         await bed.submit()
         (row,) = await bed.submissions()
         assert (row.state, "403" in row.error) == ("submitting", True)
@@ -225,7 +248,8 @@ async def test_submit_lost_response_ends_without_the_provider_only_if_cancelled(
             assert "paid for in addition" in said(report)
             assert await statuses(bed) == {"SUCCESS": PAGES + 1}
             return
-        await asyncio.sleep(max(0.0, (row.deadline - bed.clock()) / 1e6))
+        ahead.add(10)
+        assert row.deadline <= bed.clock()
         await bed._ledger.submissions.hold(row.id, worker="test", now=0, until=1)
         await bed._ledger.submissions.save(replace(row, later=0, worker="", until=0), worker="test")
         assert "403" in said(await bed.run(lane="realtime"))

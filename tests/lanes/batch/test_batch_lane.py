@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MODEL = "text-embedding-3-small"
 PAGES = 30
+LATER = 600.0  # seconds of a job that ends once the provider's clock is advanced
 
 
 pytestmark = pytest.mark.usefixtures("quick_polls")
@@ -261,7 +262,7 @@ async def test_run_submission_past_its_deadline_is_embedded_now(
 async def test_run_text_in_flight_is_not_sent_again(folder: Path, provider: tuple[Simulator, str]) -> None:
     """New, moved and changed documents with a text that is at the provider wait for it, on either lane."""
     simulator, _ = provider
-    simulator.order(Fault(kind="shuffled", delay=1.0))
+    simulator.order(Fault(kind="shuffled", delay=LATER))
     text = "About 3: " + "word3 " * 20
     async with await flowbed.aopen(folder) as bed:
         await bed.run(lane="batch")
@@ -271,7 +272,7 @@ async def test_run_text_in_flight_is_not_sent_again(folder: Path, provider: tupl
         lanes: tuple[LaneOption, ...] = ("realtime", "batch")
         for lane in lanes:
             await bed.run(lane=lane)
-        await asyncio.sleep(1.2)
+        simulator.advance(LATER)
         await run_to_the_end(bed)
         assert simulator.account.totals().billed_again == 0
         hits = {hit.id for hit in await bed.search(text.strip(), limit=3) if hit.score > 0.999}
@@ -291,11 +292,11 @@ async def test_run_shortened_document_keeps_old_chunks_until_the_results(
         await bed.run(lane="realtime")
         before = {row.chunk.id for row in await bed.why("700.txt")}
         assert len(before) > 2
-        simulator.order(Fault(kind="shuffled", delay=1.0))
+        simulator.order(Fault(kind="shuffled", delay=LATER))
         write_page(folder, 700, "Now it says this, and no more.")
         await bed.run(lane="batch")
         assert before <= set(contents_of(folder).rows["docs"])
-        await asyncio.sleep(1.2)
+        simulator.advance(LATER)
         await run_to_the_end(bed)
         await bed.run()
         rows = contents_of(folder).rows["docs"]
