@@ -276,3 +276,38 @@ def test_metadata_of_every_type_is_kept() -> None:
     document = Document(id="d", kind="text", text="t", metadata=metadata)
     (only,) = chunk(document, Rules(source="s", collections=("c",)), lambda text: len(text.split()))
     assert metadata.items() <= only.metadata.items()
+
+
+def test_block_of_code_that_fits_is_whole() -> None:
+    """A fence is not cut at its blank lines, even where the text beside it is short."""
+    lines = "".join(f"call_{number}(a)\n" + "\n" * (number % 6 == 0) for number in range(40))
+    code = f"```python\n{lines}```"
+    (found,) = [each for each in made("\n\n".join(["word " * 20, code, "word " * 50])) if "```" in each.text]
+    assert code in found.text
+
+
+@pytest.mark.parametrize("kind", ["text", "markdown"])
+def test_stack_trace_that_fits_is_whole(kind: str) -> None:
+    """The exception stays with its frames, in a log as in a page."""
+    trace = (
+        "java.lang.IllegalStateException: closed\n"
+        + "".join(f"\tat com.acme.Shop.step{number}(Shop.java:{number})\n" for number in range(9))
+    ).rstrip()
+    text = "\n".join(
+        [*(f"12:00:{number} a line of a log" for number in range(25)), trace, *["more of it"] * 40]
+    )
+    (found,) = [each for each in made(text, kind) if "Shop.java" in each.text]
+    assert trace in found.text
+
+
+def test_table_of_markdown_that_does_not_fit_repeats_its_header() -> None:
+    """No row is cut, and each piece is sent with the names of the columns; the text has only its rows."""
+    header = "| Name | City |\n|---|---|\n"
+    rows = [f"| Person number {number} | Town {number} |" for number in range(60)]
+    chunks = made("# People\n\n" + header + "\n".join(rows) + "\n\nThe end.")
+    tables = [each for each in chunks if "Town" in each.text]
+    assert len(tables) > 2
+    assert all(header in each.sent for each in tables)
+    assert header not in tables[1].text
+    assert [line for each in tables for line in each.text.splitlines() if "Town" in line] == rows
+    assert {each.metadata["headings"] for each in chunks} == {"People"}
