@@ -216,7 +216,8 @@ async def test_write_notes_the_last_use_of_keys_now_and_then(project: Project) -
     assert [row.used for row in await project.ledger.keys.all()] == [first + 1_000_000]
 
 
-async def test_counts_are_written_every_second(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_counts_are_written_regularly(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowbed.services.quotas.EVERY", 0.05)
     written = asyncio.Event()
     add = project.ledger.quotas.add
 
@@ -234,6 +235,7 @@ async def test_counts_are_written_every_second(project: Project, monkeypatch: py
 
 
 async def test_close_during_a_write_counts_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowbed.services.quotas.EVERY", 0.05)
     written, go_on = asyncio.Event(), asyncio.Event()
     add = project.ledger.quotas.add
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.testing.conformance.flawed import KEY, LIMITED, NAME, server, simulator
+from tests.testing.conformance.flawed import KEY, LIMITED, LONG, MODELS, NAME, server, simulator
 from tests.testing.conformance.flaws import Flawed, when
 
 from flowbed.testing.conformance import CHECKS, Target, examine
@@ -38,7 +38,9 @@ Command = Callable[..., Ran]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Give the command, run in this process."""
+    """Give the command, run in this process without the checks that take long."""
+    quick = tuple(check for check in CHECKS if check.run not in LONG)
+    monkeypatch.setattr("flowbed.testing.conformance.CHECKS", quick)
 
     def run(*arguments: str) -> Ran:
         monkeypatch.setattr(sys, "argv", ["conformance", *arguments])
@@ -72,7 +74,7 @@ def test_command_conforming_server_prints_a_line_for_each_check(url: str) -> Non
 
 def test_command_faulty_server_gives_each_reason_as_json(command: Command) -> None:
     """Failed and skipped checks are named with the reason, and the status is 1."""
-    faulty = Simulator(OpenAI(), faults=[Fault(kind="wrong_index")])
+    faulty = Simulator(OpenAI(models=MODELS), faults=[Fault(kind="wrong_index")])
     with running_thread(faulty) as url:
         ran = command(f"{url}/v1", "--json", "--model", NAME, "--only", "embeddings")
     report: dict[str, Any] = json.loads(ran.stdout)
