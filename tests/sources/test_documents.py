@@ -242,7 +242,7 @@ async def test_large_picture_book_is_read_and_larger_text_is_refused(
 async def test_run_skips_what_cannot_be_read_and_indexes_the_rest(
     project: Project, document_parsers: Parsers
 ) -> None:
-    """Problems are skipped with their reasons, the search opens the page, and a file that became unreadable fails."""
+    """Problems are skipped with their reasons, a hit opens its page, and forgetting also erases what was kept."""
     docs = project.folder / "docs"
     docs.mkdir()
     write(
@@ -264,6 +264,10 @@ async def test_run_skips_what_cannot_be_read_and_indexes_the_rest(
             "it is encrypted: save it without a password; its indexed chunks are kept until" in failure.reason
         )
         assert project.documents("docs").values()
+        kept = project.folder / ".flowbed" / "sources"
+        assert list(kept.iterdir())
+        await bed.forget(documents=["docs#a.pdf"])
+        assert not kept.exists()
 
 
 def test_listing_loads_no_parser(document_parsers: Parsers, docs: Path) -> None:

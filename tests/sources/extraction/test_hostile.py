@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +24,12 @@ from tests.support.documents import (
     pdf,
     pdf_of,
     pptx,
+    word_table,
     xlsx,
 )
 
 from flowbed.errors import Transient, Unreadable
+from flowbed.records.extracts import Extract
 from flowbed.sources.extraction.process import Limits, Parsers
 from flowbed.sources.files.formats import FORMATS
 
@@ -136,6 +139,39 @@ def test_hostile_file_is_refused_and_the_next_one_is_read(
         document_parsers.extract(tmp_path / name, FORMATS[(tmp_path / name).suffix].parser)
     assert reason in str(raised.value)
     assert "Still here." in document_parsers.extract(tmp_path / "good.html", "html")
+
+
+SAMPLES = {
+    "a.docx": docx(
+        paragraph("Title", "H1") + paragraph("words " * 50) + word_table([["a", "b"], ["c", "d"]])
+    ),
+    "a.html": b"<title>T</title><h1 id=a>A</h1><p>words<table><tr><th>a<th>b<tr><td colspan=2>c</table><pre>x</pre>",
+    "a.pdf": pdf(["words " * 20, "more"], title="T", bookmarks={"words": 1, "more": 2}),
+    "a.pptx": pptx([("Title", ["text"]), ("", ["more"])]),
+    "a.py": b"class A:\n    # c\n    def m(self):\n        return 1\n" * 5,
+    "a.xlsx": xlsx({"a": [["name", "note"], ["x", 1], ["y", 2.5]]}),
+}
+
+
+@pytest.mark.parametrize("times", [12, pytest.param(1_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", SAMPLES)
+def test_damaged_file_is_read_or_refused(
+    document_parsers: Parsers, tmp_path: Path, name: str, times: int
+) -> None:
+    """Whatever bytes of a file are changed, it gives an extract or a reason, and the process goes on or is replaced."""
+    form = FORMATS[(tmp_path / name).suffix]
+    chance = random.Random(name)
+    for _ in range(times):
+        raw = bytearray(SAMPLES[name])
+        for _ in range(chance.randint(1, 12)):
+            raw[chance.randrange(len(raw))] = chance.randrange(256)
+        (tmp_path / name).write_bytes(raw[: chance.choice([len(raw), len(raw), chance.randrange(len(raw))])])
+        try:
+            Extract.from_json(document_parsers.extract(tmp_path / name, form.parser, form.language))
+        except Unreadable as error:
+            assert str(error)  # noqa: PT017 - both ends are right
+    (tmp_path / name).write_bytes(SAMPLES[name])
+    assert Extract.from_json(document_parsers.extract(tmp_path / name, form.parser, form.language)).parts
 
 
 @pytest.fixture
