@@ -65,77 +65,18 @@ class Architecture:
         )
 
 
-def graph_bytes(weights: Path, architecture: Architecture) -> bytes:
-    """Return the graph of the checkpoint `weights` (safetensors) as a serialised ONNX model.
-
-    Raises:
-        Misconfigured: the file does not hold the tensors of its architecture.
-    """
-    # Slow to import, and needed only to build a graph, which is rare.
-    import onnx
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        tensors = load_file(weights)
-        writer = _Writer(tensors, architecture)
-        writer.write()
-    except (KeyError, SafetensorError) as error:
-        raise Misconfigured(
-            f"weights {weights} cannot be read as a {architecture.family} model ({error}); fetch them again"
-        ) from error
-
-    model = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            writer.nodes,
-            "embed",
-            [
-                onnx.helper.make_tensor_value_info(INPUT_IDS, onnx.TensorProto.INT32, ["batch", "length"]),
-                onnx.helper.make_tensor_value_info(
-                    ATTENTION_MASK, onnx.TensorProto.INT32, ["batch", "length"]
-                ),
-            ],
-            [
-                onnx.helper.make_tensor_value_info(
-                    SENTENCE_EMBEDDING, onnx.TensorProto.FLOAT, ["batch", writer.hidden]
-                )
-            ],
-            writer.initializers,
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid(FUSED, 1)],
-        ir_version=IR_VERSION,
-        producer_name="flowbed",
-    )
-    if model.ByteSize() > LARGEST_GRAPH:
-        raise Misconfigured(
-            f"weights {weights} are too large for one graph; choose a folder that holds onnx/model.onnx"
-        )
-    written: bytes = model.SerializeToString()
-    return written
-
-
-class _Writer:
+class GraphWriter:
     """Collects the nodes and constants of a graph."""
 
-    def __init__(self, tensors: Mapping[str, NDArray[Any]], architecture: Architecture) -> None:
-        # Checkpoints of the bare model name tensors `embeddings...`, those with a head `bert.embeddings...`.
-        suffix = "embeddings.word_embeddings.weight"
-        named = next((name for name in tensors if name.endswith(suffix)), suffix)
-        self.prefix = named.removesuffix(suffix)
-        self.tensors = tensors
-        self.architecture = architecture
-        self.hidden = int(self.tensor(suffix).shape[1])
+    def __init__(self) -> None:
+        """Begin with none."""
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
 
-    def tensor(self, name: str) -> NDArray[np.float32]:
-        import numpy as np
-
-        return self.tensors[self.prefix + name].astype(np.float32, copy=False)
-
     def constant(self, name: str, value: NDArray[Any]) -> str:
+        """Add a constant; return its name."""
         import numpy as np
-        from onnx import numpy_helper  # loaded already by `graph_bytes`
+        from onnx import numpy_helper  # slow, and needed only to build a graph, which is rare
 
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
@@ -149,12 +90,94 @@ class _Writer:
         domain: str = "",
         **attributes: Any,  # as in ONNX
     ) -> str:
-        from onnx import helper  # loaded already by `graph_bytes`
+        """Add a node; return the name of its output."""
+        from onnx import helper
 
         self.nodes.append(
             helper.make_node(operator, inputs, [output], name=output, domain=domain, **attributes)
         )
         return output
+
+    def output(self, value: str) -> None:
+        """Make unit vectors of `value`, the graph's result."""
+        self.node("LpNormalization", [value], SENTENCE_EMBEDDING, axis=-1, p=2)
+
+    def serialised(self, *, dimensions: int, subject: Path) -> bytes:
+        """Return the graph as a serialised ONNX model, whose vectors have these dimensions.
+
+        Raises:
+            Misconfigured: it is too large for one file.
+        """
+        import onnx
+
+        model = onnx.helper.make_model(
+            onnx.helper.make_graph(
+                self.nodes,
+                "embed",
+                [
+                    onnx.helper.make_tensor_value_info(
+                        INPUT_IDS, onnx.TensorProto.INT32, ["batch", "length"]
+                    ),
+                    onnx.helper.make_tensor_value_info(
+                        ATTENTION_MASK, onnx.TensorProto.INT32, ["batch", "length"]
+                    ),
+                ],
+                [
+                    onnx.helper.make_tensor_value_info(
+                        SENTENCE_EMBEDDING, onnx.TensorProto.FLOAT, ["batch", dimensions]
+                    )
+                ],
+                self.initializers,
+            ),
+            opset_imports=[onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid(FUSED, 1)],
+            ir_version=IR_VERSION,
+            producer_name="flowbed",
+        )
+        if model.ByteSize() > LARGEST_GRAPH:
+            raise Misconfigured(
+                f"weights {subject} are too large for one graph; choose a folder that holds onnx/model.onnx"
+            )
+        written: bytes = model.SerializeToString()
+        return written
+
+
+def graph_bytes(weights: Path, architecture: Architecture) -> bytes:
+    """Return the graph of the checkpoint `weights` (safetensors) as a serialised ONNX model.
+
+    Raises:
+        Misconfigured: the file does not hold the tensors of its architecture.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(weights)
+        writer = _Bert(tensors, architecture)
+        writer.write()
+    except (KeyError, SafetensorError) as error:
+        raise Misconfigured(
+            f"weights {weights} cannot be read as a {architecture.family} model ({error}); fetch them again"
+        ) from error
+    return writer.serialised(dimensions=writer.hidden, subject=weights)
+
+
+class _Bert(GraphWriter):
+    """The nodes and constants of a BERT's graph."""
+
+    def __init__(self, tensors: Mapping[str, NDArray[Any]], architecture: Architecture) -> None:
+        super().__init__()
+        # Checkpoints of the bare model name tensors `embeddings...`, those with a head `bert.embeddings...`.
+        suffix = "embeddings.word_embeddings.weight"
+        named = next((name for name in tensors if name.endswith(suffix)), suffix)
+        self.prefix = named.removesuffix(suffix)
+        self.tensors = tensors
+        self.architecture = architecture
+        self.hidden = int(self.tensor(suffix).shape[1])
+
+    def tensor(self, name: str) -> NDArray[np.float32]:
+        import numpy as np
+
+        return self.tensors[self.prefix + name].astype(np.float32, copy=False)
 
     def norm(self, name: str) -> list[str]:
         return [
@@ -255,4 +278,4 @@ class _Writer:
             row = self.node("Unsqueeze", [mask, self.constant("pool.axis", np.array([1]))], "pool.row")
             summed = self.node("MatMul", [row, hidden], "pool.sums")
             pooled = self.node("Squeeze", [summed, "pool.axis"], "pool.sum")
-        self.node("LpNormalization", [pooled], SENTENCE_EMBEDDING, axis=-1, p=2)
+        self.output(pooled)

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from flowbed.embedding.reading import Reader
     from flowbed.records import Purpose, Reading
 
+# The model of `flowbed.embedding.local.universal`, which is loaded where it is used.
+UNIVERSAL = "universal-sentence-encoder-multilingual"
+
 OPTIONS = ("document_prompt", "download", "overflow", "query_prompt", "threads")
 
 # Texts and tokens in one call. Padding costs a fifth more work for 256 short texts sorted by length, and a twentieth
@@ -90,6 +93,10 @@ def open_onnx(name: str, *, cache: Path, options: Mapping[str, str]) -> Onnx:
         Misconfigured: an option is wrong, or the model is missing; the message says how to get it.
     """
     choices = OnnxOptions.of(options)
+    if name == UNIVERSAL:
+        from flowbed.embedding.local.universal import find_universal
+
+        return Onnx(find_universal(cache=cache), cache=cache, choices=choices)
     checkpoint = find_checkpoint(name, cache=cache, download=choices.download)
     if not checkpoint.is_graph:
         # Refuse an unsupported model now, not at the first call, which may come much later.
@@ -135,6 +142,10 @@ class Onnx:
     @cached_property
     def _tokenizer(self) -> Any:  # tokenizers has no type hints
         # Takes a tenth of a second to load, and a search by a vector does not need it.
+        if self._checkpoint.model == UNIVERSAL:
+            from flowbed.embedding.local.universal import load_tokenizer
+
+            return load_tokenizer(self._checkpoint, self._cache)
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(self._checkpoint.folder / "tokenizer.json"))
@@ -330,8 +341,15 @@ def _graph(checkpoint: Checkpoint, cache: Path) -> Path:
     written = cache / f"{stem}.sha256"
     if path.is_file() and written.is_file() and digest(path, cache=cache) == written.read_text().strip():
         return path
-    architecture = Architecture.of(checkpoint.config, pooling=checkpoint.pooling, subject=checkpoint.folder)
-    content = graph_bytes(checkpoint.file, architecture)
+    if checkpoint.model == UNIVERSAL:
+        from flowbed.embedding.local.universal import universal_graph
+
+        content = universal_graph(checkpoint.file)
+    else:
+        architecture = Architecture.of(
+            checkpoint.config, pooling=checkpoint.pooling, subject=checkpoint.folder
+        )
+        content = graph_bytes(checkpoint.file, architecture)
     write_whole(path, content)
     write_whole(written, hashlib.sha256(content).hexdigest().encode())
     log.info("wrote the graph of %s to %s", checkpoint.model, path)
