@@ -477,3 +477,22 @@ def test_forget_on_s3_leaves_no_object_with_the_text(
     assert held(SECRET) == held(NAME) == []
     assert held(KEPT)
     assert holding(bed_of.folder / ".flowbed", SECRET, NAME) == {}
+
+
+@pytest.mark.parametrize("form", ["object", "list"])
+async def test_forget_chunk_of_another_program_keeps_its_neighbours(project: Project, form: str) -> None:
+    """Chunks of such a file are known by their places, which must not move up."""
+    chunks = [{"text": f"The word is {SECRET} here."}, {"text": f"The word is {KEPT} here."}]
+    file = project.folder / ".flowbed/store/partner/chunked/one.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"chunks": chunks} if form == "object" else chunks))
+    async with await project.open() as bed:
+        await bed.embed_waiting()
+        await bed.embed()
+        receipt = await bed.forget("partner#one#00000")
+        assert not [each for each in receipt.not_reached if "one.json" in each.place]
+        # Also when the file is read again.
+        await bed.embed_waiting()
+        await bed.embed()
+    assert project.documents("partner") == {"partner#one#00001": f"The word is {KEPT} here."}
+    assert holding(project.folder / ".flowbed", SECRET) == {}

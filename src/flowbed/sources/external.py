@@ -78,6 +78,8 @@ def read_items(body: bytes, is_collection: Callable[[str], bool]) -> tuple[list[
         raise Rejected('it has no list of chunks: write {"chunks": [{"text": ..., "metadata": {...}}, ...]}')
     items, problems = [], []
     for number, each in enumerate(chunks):
+        if each is None:
+            continue  # it was forgotten; the others keep their places
         try:
             items.append(_item(number, each, is_collection))
         except Rejected as error:

@@ -86,8 +86,8 @@ def passages_of(key: str, body: bytes) -> list[Passage]:
     """
     if key.endswith(".arrow"):
         return _rows_of(key, body)
-    said = _parsed(key, body)
-    return [_passage(each) for each in said["chunks"] if isinstance(each, dict)]
+    _, chunks = _parsed(key, body)
+    return [_passage(each) for each in chunks if isinstance(each, dict)]
 
 
 def without(key: str, body: bytes, is_wanted: Callable[[Passage], bool]) -> tuple[bytes | None, int]:
@@ -105,22 +105,38 @@ def without(key: str, body: bytes, is_wanted: Callable[[Passage], bool]) -> tupl
         rest = table.filter(pa.array(wanted))
         batch, source = stamp[b"batch_id"].decode(), stamp[b"source"].decode()
         return encode_rows(rest.combine_chunks(), batch, source, space), wanted.count(False)
-    said = _parsed(key, body)
-    kept = [each for each in said["chunks"] if not isinstance(each, dict) or is_wanted(_passage(each))]
-    gone = len(said["chunks"]) - len(kept)
-    if not kept:
+    said, chunks = _parsed(key, body)
+    kept: list[Any] = []
+    gone, left = 0, 0
+    for each in chunks:
+        if not isinstance(each, dict):
+            kept.append(each)
+        elif is_wanted(_passage(each)):
+            kept.append(each)
+            left += 1
+        else:
+            gone += 1
+            if "id" not in each:
+                kept.append(None)  # of another program, whose chunks are known by their places
+    if not left:
         return None, gone
-    rest = canonical({**said, "chunk_count": len(kept), "chunks": kept})
+    if not gone:
+        return body, 0
+    if isinstance(said, dict):
+        said = {**said, "chunks": kept} | ({"chunk_count": len(kept)} if "chunk_count" in said else {})
+    else:
+        said = kept
+    rest = canonical(said)
     return compress(rest) if key.endswith(COMPRESSED) else rest, gone
 
 
-def _parsed(key: str, body: bytes) -> dict[str, Any]:
+def _parsed(key: str, body: bytes) -> tuple[Any, list[Any]]:
+    """Return a batch file and its chunks; those of other programs may be a list of chunks and nothing else."""
     try:
-        said: dict[str, Any] = parse_batch(body)
-        list(said["chunks"])
+        said = parse_batch(body)
+        return said, list(said if isinstance(said, list) else said["chunks"])
     except (Rejected, ValueError, KeyError, TypeError) as error:
         raise Rejected(f"{key} is no batch file: {error}") from error
-    return said
 
 
 def _passage(chunk: Mapping[str, Any]) -> Passage:
