@@ -106,22 +106,16 @@ def without(key: str, body: bytes, is_wanted: Callable[[Passage], bool]) -> tupl
         batch, source = stamp[b"batch_id"].decode(), stamp[b"source"].decode()
         return encode_rows(rest.combine_chunks(), batch, source, space), wanted.count(False)
     said, chunks = _parsed(key, body)
-    kept: list[Any] = []
-    gone, left = 0, 0
-    for each in chunks:
-        if not isinstance(each, dict):
-            kept.append(each)
-        elif is_wanted(_passage(each)):
-            kept.append(each)
-            left += 1
-        else:
-            gone += 1
-            if "id" not in each:
-                kept.append(None)  # of another program, whose chunks are known by their places
-    if not left:
-        return None, gone
-    if not gone:
-        return body, 0
+    unwanted = [isinstance(each, dict) and not is_wanted(_passage(each)) for each in chunks]
+    gone = sum(unwanted)
+    if gone in (0, len(chunks)):
+        return (body, 0) if not gone else (None, gone)
+    # Chunks of other programs have no id: they are known by their places.
+    kept = [
+        None if forgotten else each
+        for each, forgotten in zip(chunks, unwanted, strict=True)
+        if not (forgotten and "id" in each)
+    ]
     if isinstance(said, dict):
         said = {**said, "chunks": kept} | ({"chunk_count": len(kept)} if "chunk_count" in said else {})
     else:
