@@ -17,7 +17,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tests.support.preloaded import Preloaded
 from tests.support.s3 import S3Server
 
 from torture.crowd import crowd
@@ -25,6 +27,9 @@ from torture.kills import BUCKET, Outcome, Trial
 from torture.load import load
 from torture.publishing import PublishingTrial
 from torture.submissions import SubmissionsTrial
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 KILLS = 200
 A_TRIAL = 10  # kills
@@ -38,9 +43,9 @@ TRIALS: dict[str, type[Trial | SubmissionsTrial | PublishingTrial]] = {
 STORES = {"file": ("file",), "s3": ("s3",), "both": ("file", "s3")}
 
 
-def main() -> int:
-    """Run what the arguments name, and print the results."""
-    arguments = _arguments()
+def main(given: Sequence[str] | None = None) -> int:
+    """Run what the arguments name, by default those of the command line, and print the results."""
+    arguments = _arguments(given)
     # The proxy's server logs every connection that a killed process leaves behind.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     work = Path(tempfile.mkdtemp(prefix="torture-"))
@@ -131,7 +136,7 @@ async def _trial(kind: str, seed: int, store: str, work: Path, *, kills: int, s3
     return found
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m torture", description=__doc__)
     parser.add_argument("what", nargs="?", choices=(*TRIALS, "load", "crowd"), help="by default all")
     parser.add_argument(
@@ -146,8 +151,9 @@ def _arguments() -> argparse.Namespace:
         "--processes", type=int, default=8, help="that commit; as many fetch, and as many search"
     )
     parser.add_argument("--ledger", choices=("sqlite", "postgres"), default="sqlite", help="of the load")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with Preloaded():
+        sys.exit(main())

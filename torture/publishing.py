@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 POINTS = telemetry.PUBLICATION_FAILPOINTS
 BY_TIME = 0.4  # share of the kills that come at a random time instead of at a named point
-LONGEST = 6.0  # seconds until such a kill, about as long as a publication takes
+LONGEST = 2.0  # seconds until such a kill, about as long as a publication takes
 LOOKED = 5  # kills between two comparisons by a plain client
 TRIES = 40  # of one command over S3 with its faults
 

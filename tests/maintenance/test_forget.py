@@ -14,6 +14,7 @@ import boto3
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tests.support.processes import start
 from tests.support.projects import Project
 from tests.support.s3 import REGION, variables
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.counting import CountingProcess
+    from tests.support.processes import Ran
     from tests.support.s3 import S3Server
 
     from flowbed.bed import Flowbed
@@ -321,17 +323,10 @@ def forgetting_during(bed_of: Project) -> Iterator[list[str]]:
     stop()
 
 
-def forget_elsewhere(project: Project, *arguments: str, at: str = "") -> subprocess.CompletedProcess[str]:
+def forget_elsewhere(project: Project, *arguments: str, at: str = "") -> Ran:
     """Forget in another process, which is killed at a point."""
-    module = ["tests.support.failpoints", at, "--"] if at else ["flowbed"]
-    return subprocess.run(
-        [sys.executable, "-m", *module, "forget", *arguments, "--yes", "--json"],
-        cwd=project.folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    given = ("forget", *arguments, "--yes", "--json")
+    return start(*given, folder=project.folder, variables=os.environ, point=at).wait()
 
 
 # Of the points, these are the ones in the middle of a step.

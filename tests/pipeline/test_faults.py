@@ -48,12 +48,14 @@ async def test_run_store_fails_once_anywhere_next_run_ends_in_the_same_index(
     assert len(calls) > 15
     tried = list(range(len(calls)))
     if not every_call:
-        # A read has no effect, so that it need not fail after it; of repeated reads the first stands for all.
+        # A read has no effect, so that it need not fail after it; of repeated reads the first stands for all. A
+        # first run and a later one make most calls alike: before its effect every second call fails in each.
         tried = [
             number
             for number, call in enumerate(calls)
             if call[0] not in READS or (moment == "before" and call not in calls[:number])
         ]
+        tried = tried[edited::2] if moment == "before" else tried
     failed = 0
     for number in tried:
         folder = tmp_path / f"fault-{number}"

@@ -14,9 +14,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-async def test_run_receipts_index_every_line_and_word_once(data: Path, tmp_path: Path) -> None:
+# So many receipts, or all, and how many lines and words they have.
+SOME, ALL = (50, (2_659, 5_659)), (None, (16_879, 36_235))
+
+
+@pytest.mark.parametrize(("receipts", "size"), [SOME, pytest.param(*ALL, marks=pytest.mark.long)])
+async def test_run_receipts_index_every_line_and_word_once(
+    receipts: int | None, size: tuple[int, int], data: Path, tmp_path: Path
+) -> None:
     """Both collections are complete with exact ids, can be filtered by merchant, and a second run embeds nothing."""
-    file = data / "receipts.jsonl"
+    file = tmp_path / "receipts.jsonl"
+    records = (data / "receipts.jsonl").read_text("utf-8").splitlines(keepends=True)
+    file.write_text("".join(records[:receipts]), "utf-8")
     lines, words, merchants = {}, {}, set()
     for record in map(json.loads, file.read_text("utf-8").splitlines()):
         merchants.add(record["merchant_name"])
@@ -26,7 +35,7 @@ async def test_run_receipts_index_every_line_and_word_once(data: Path, tmp_path:
             lines[key] = (line["text"], record["merchant_name"])
             for word in line["words"]:
                 words[f"{key}#WORD#{word['word_id']:05d}"] = (word["text"], record["merchant_name"])
-    assert (len(lines), len(words)) == (16_879, 36_235)
+    assert (len(lines), len(words)) == size
     (tmp_path / "flowbed.toml").write_text('model = "seeded:32"\n', "utf-8")
     async with await aopen(tmp_path) as bed:
         await bed.add("receipts", kind="receipts", location=file)

@@ -422,7 +422,7 @@ async def test_store_server_that_went_away_is_retried(tmp_path: Path, s3_server:
     )
     try:
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(2):
                 await store.get("a")
     finally:
         stop()
