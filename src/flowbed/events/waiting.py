@@ -12,6 +12,7 @@ from flowbed.lanes.claims import WAITING
 from flowbed.lanes.failures import RunStats
 from flowbed.pipeline.run import finish, recover
 from flowbed.pipeline.work import RunOptions, Selection, choose_early, choose_lane, embed_selection
+from flowbed.records import Status
 from flowbed.records.external import external_source, is_external
 from flowbed.records.precomputed import is_precomputed
 
@@ -51,12 +52,23 @@ async def embed_waiting(
     choice = await choose_early(context, how) or await choose_lane(context, how, work)
     done = await embed_selection(context, work, choice, how)
     report = await finish(context, {}, {}, stats, done, began=began, newest=recovered.newest)
-    left = await context.ledger.chunks.counts()
     return replace(
         report,
         versions={**stats.versions, **done.tally.versions},
-        waiting=sum(number for (_, status), number in left.items() if status in WAITING),
+        waiting=await _waiting(context),
     )
+
+
+async def _waiting(context: Context) -> int:
+    """Count the chunks that wait; at least 1 where one that failed for a passing reason is tried again."""
+    counts = await context.ledger.chunks.counts()
+    waiting = sum(number for (_, status), number in counts.items() if status is Status.NONE)
+    if waiting or not any(status is Status.FAILED for _, status in counts):
+        return waiting
+    # Refused texts are FAILED too, and wait for nothing.
+    async for page in context.ledger.chunks.batches(WAITING, now=context.clock(), sources=()):
+        return len(page)
+    return 0
 
 
 async def sources_to_embed(context: Context) -> set[str]:
