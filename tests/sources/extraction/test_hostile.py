@@ -28,7 +28,7 @@ from tests.support.documents import (
     xlsx,
 )
 
-from flowbed.errors import Transient, Unreadable
+from flowbed.errors import Rejected, Transient, Unreadable
 from flowbed.records.extracts import Extract
 from flowbed.sources.extraction.process import Limits, Parsers
 from flowbed.sources.files.formats import FORMATS
@@ -226,19 +226,30 @@ def test_process_that_takes_too_long_is_ended_once(parsers: Parsers, tmp_path: P
     own.close()
 
 
-def test_process_interrupted_in_a_file_ends_at_once(
-    parsers: Parsers, tmp_path: Path, interruptible: None
+@pytest.mark.parametrize(
+    ("sent", "error", "reason"),
+    [
+        pytest.param(signal.SIGINT, Transient, "was interrupted", id="Ctrl+C"),
+        pytest.param(signal.SIGTERM, Transient, "was interrupted", id="stopped"),
+        pytest.param(
+            signal.SIGKILL, Rejected, "was killed, as when the machine has no memory left", id="killed"
+        ),
+    ],
+)
+def test_process_ended_from_outside_does_not_condemn_its_file(
+    parsers: Parsers, tmp_path: Path, interruptible: None, sent: int, error: type[Exception], reason: str
 ) -> None:
-    """Ctrl+C reaches the process too: what waits for it does not wait on, and the file is not refused."""
+    """What waits for it does not wait on, and the file is not called unreadable."""
     os.mkfifo(tmp_path / "a.html")  # a file that never ends
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(parsers.extract, tmp_path / "a.html", "html")
         writer = os.open(tmp_path / "a.html", os.O_WRONLY)  # returns when the process reads it
         assert parsers._process is not None
-        os.kill(parsers._process.pid, signal.SIGINT)
-        with pytest.raises(Transient, match="was interrupted"):
+        os.kill(parsers._process.pid, sent)
+        with pytest.raises(error, match=reason) as raised:
             waiting.result(timeout=60)
         os.close(writer)
+    assert not isinstance(raised.value, Unreadable)
 
 
 def test_process_has_no_secret_of_its_parent(

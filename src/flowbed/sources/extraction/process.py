@@ -13,11 +13,14 @@ import time
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from flowbed.errors import Transient, Unreadable
+from flowbed.errors import Rejected, Transient, Unreadable
 from flowbed.records.values import count
 from flowbed.sources.extraction.child import FOUND, LENGTH, OUT_OF_MEMORY, REFUSED
+
+if TYPE_CHECKING:
+    from flowbed.errors import Error
 
 PACKAGE = Path(__file__).parents[3]
 MODULE = "flowbed.sources.extraction.child"
@@ -25,6 +28,8 @@ READ_BYTES = 1 << 20
 # JSON takes up to 6 bytes for a character, and a block of a few characters some 30 bytes.
 BYTES_PER_CHARACTER = 16
 LEAST_RESPONSE = 16 * 2**20
+# Ends that another process would not change.
+FINAL = frozenset({signal.SIGXCPU, signal.SIGALRM, signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 # Waiting for the processor counts as well: a file that takes its time on a busy machine takes longer.
 PATIENCE = 10
 
@@ -54,6 +59,7 @@ class Parsers:
 
         Raises:
             Unreadable: it is encrypted, damaged, has no text, or takes more than the limits allow.
+            Rejected: the process was killed, or did not get on, for which the file need not be the reason.
             Transient: the process was interrupted, as by Ctrl+C.
         """
         limits = self.limits
@@ -76,20 +82,29 @@ class Parsers:
                     raise Unreadable(answer[1:].decode())
                 # It ended, or has no memory left; earlier files may have had a part in that.
                 self._stop()
-                if ended == signal.SIGINT:
-                    raise Transient("its parser was interrupted")
-                if not used or ended == signal.SIGXCPU:
-                    raise Unreadable(self._why(answer, ended))
+                if not used or ended in FINAL:
+                    raise self._failure(answer, ended)
 
-    def _why(self, answer: bytes, ended: int) -> str:
+    def _failure(self, answer: bytes, ended: int) -> Error:
         memory = f"{self.limits.memory_bytes / 2**30:.3g} GiB of memory"
         if answer == OUT_OF_MEMORY:
-            return f"it needs more than {memory}: split it, or exclude it"
-        if ended in (signal.SIGXCPU, signal.SIGKILL):
-            seconds = count(int(self.limits.seconds), "second")
-            return f"it takes more than {seconds} to parse: split it, or exclude it"
-        name = signal.Signals(ended).name if ended else "no answer"
-        return f"its parser ended with {name}: it is damaged, or needs more than {memory}"
+            return Unreadable(f"it needs more than {memory}: split it, or exclude it")
+        match ended:
+            case signal.SIGXCPU:
+                seconds = count(int(self.limits.seconds), "second")
+                return Unreadable(f"it takes more than {seconds} to parse: split it, or exclude it")
+            case signal.SIGINT | signal.SIGTERM | signal.SIGHUP:
+                return Transient("its parser was interrupted")
+            case signal.SIGKILL:
+                reason = "was killed, as when the machine has no memory left"
+            case signal.SIGALRM:
+                reason = "did not get on, as on a very busy machine or a slow disk"
+            case 0:
+                reason = "ended without an answer"
+            case _:
+                name = signal.Signals(ended).name
+                return Unreadable(f"its parser ended with {name}: it is damaged, or needs more than {memory}")
+        return Rejected(f"its parser {reason}: run again, or exclude it")
 
     def _ask(self, request: bytes) -> tuple[bytes, int]:
         """Return the response, or an empty one and the signal by which the process ended."""
@@ -103,7 +118,7 @@ class Parsers:
         except (BrokenPipeError, EOFError):
             return b"", _signal(process)
         except TimeoutError:
-            return b"", signal.SIGKILL
+            return b"", signal.SIGALRM  # which nothing else sends
 
     def _response(self, pipe: IO[bytes]) -> bytes:
         deadline = time.monotonic() + PATIENCE * (self.limits.seconds + 1)
