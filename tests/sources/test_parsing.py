@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flowbed.errors import Rejected
 from flowbed.sources.decoding import decoded
-from flowbed.sources.parsing import parse_record
+from flowbed.sources.parsing import parse_answer, parse_record
 
 VALUES = st.recursive(
     st.none()
@@ -86,3 +86,19 @@ def _strictly(raw: bytes) -> Any:
             value, ensure_ascii=False
         ).encode()  # UnicodeEncodeError, a ValueError, for a lone surrogate
     return value
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (rb'["\ud83d half", "\udc00"]', ["\ufffd half", "\ufffd"]),
+        (rb'["\ud83d\ude00 whole", "\ud83d"]', ["\U0001f600 whole", "\ufffd"]),
+        (rb'["a path \\ud83d", "\uD83D\uD83D\uDE00"]', ["a path \\ud83d", "\ufffd\U0001f600"]),
+        (b'{"a": [1, 2]}', {"a": [1, 2]}),
+        (b"<html>", None),
+        (rb'["\ud83d", ', None),
+        (b'["\xff"]', None),
+    ],
+)
+def test_parse_answer_half_of_a_character_spoils_only_itself(body: bytes, value: object) -> None:
+    assert parse_answer(body) == value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import orjson
@@ -13,6 +14,11 @@ from flowbed.sources.decoding import decoded
 
 # Types that orjson parses exactly as Python does.
 _SURE = frozenset({str, int, bool, type(None)})
+
+# A backslash of its own, a whole character of two halves, or a half.
+_HALF = re.compile(
+    rb"(\\[^u]|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
 
 # Python's parser fails at a nesting of about a thousand, orjson a little later.
 _BRACKETS = 500
@@ -74,6 +80,26 @@ def parse_leniently(raw: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Rejected("not a JSON object")
     return value
+
+
+def parse_answer(body: bytes) -> Any:  # any JSON value
+    """Parse the answer of an API; None if it is not JSON. Half a character in a text of it becomes a replacement.
+
+    A single such text would otherwise keep everything that is listed with it from being read.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        if b"\\u" not in body:
+            return None
+    try:
+        return orjson.loads(_HALF.sub(_whole, body))
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _whole(found: re.Match[bytes]) -> bytes:
+    return found[0] if found[1] else rb"\ufffd"
 
 
 def _no_constant(name: str) -> float:

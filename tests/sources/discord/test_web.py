@@ -438,6 +438,14 @@ async def test_look_says_what_can_be_read() -> None:
     assert refused.startswith("does not read #secret: give the bot Read Message History there")
 
 
+async def test_server_without_messages_says_why() -> None:
+    discord, ops = server_of(0)
+    assert ops
+    async with reading(discord) as reader:
+        (page,) = await reader.fetch()
+    assert page.empty == "there are no messages that are older than a minute in #ops, nor in threads of them"
+
+
 async def test_server_without_channels_says_why() -> None:
     async with reading(Discord()) as reader:
         fetched = await reader.fetch()

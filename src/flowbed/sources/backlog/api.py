@@ -10,6 +10,7 @@ from urllib.parse import urlencode, urlsplit
 
 from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.http.client import HttpClient
+from flowbed.sources.parsing import parse_answer
 from flowbed.telemetry import RETRIED, reached
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class BacklogApi:
         Raises:
             Withheld, Misconfigured: as `get`.
         """
-        status, said = response.status, response.json
+        status, said = response.status, parse_answer(response.body)
         if status == OK and isinstance(said, list | dict):
             return said, ""
         number, message = _error(said)

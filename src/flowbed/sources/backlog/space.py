@@ -179,7 +179,11 @@ class _Fetch:
             yield page
         # Between its pages, a fetch that lists everything again has no position: it must not go on in the middle.
         again, self.again = self.again, False
-        yield self._page(complete=(self.first or again) and not self.trouble)
+        labels = _listing([_label(each) for each in self.projects])
+        yield self._page(
+            complete=(self.first or again) and not self.trouble,
+            empty=f"there are no issues, wiki pages or documents in {labels}",
+        )
 
     def _report_unseen(self) -> None:
         """Name the projects that were read before, and are not shown any more; and say why there is none."""
@@ -277,7 +281,7 @@ class _Fetch:
             if self.held >= PAGE_CHARACTERS or len(self.entries) >= PAGE_ENTRIES:
                 yield self._page()
 
-    def _page(self, *, complete: bool = False) -> Page:
+    def _page(self, *, complete: bool = False, empty: str = "") -> Page:
         cursor = stored.written(self.positions)
         self._keep(lambda raw: raw.keep(KEPT, cursor))
         page = Page(
@@ -286,6 +290,7 @@ class _Fetch:
             problems=self.problems,
             cursor="" if self.again else cursor,
             complete=complete,
+            empty=empty,
         )
         self.entries, self.gone, self.problems, self.held = [], [], [], 0
         return page

@@ -12,6 +12,7 @@ from urllib.parse import urlencode, urlsplit
 from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.http.client import HttpClient
 from flowbed.sources.discord.limits import Limits, seconds
+from flowbed.sources.parsing import parse_answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,7 +137,7 @@ class DiscordApi:
         Raises:
             DiscordRefusal, Misconfigured: as `get`.
         """
-        status, said = response.status, response.json
+        status, said = response.status, parse_answer(response.body)
         if status == OK and isinstance(said, list | dict):
             return said, ""
         if status == UNAUTHORIZED:

@@ -174,7 +174,7 @@ class _Fetch:
         complete = (self.first or self.again) and whole and not self.trouble
         # Between its pages, a fetch that lists everything again has no position: it must not go on in the middle.
         self.again = False
-        yield self._page(complete=complete)
+        yield self._page(complete=complete, empty=self._why_empty())
 
     def _begin(self) -> None:
         self.problems += self.server.problems
@@ -273,7 +273,12 @@ class _Fetch:
                 held = 0
                 yield self._page()
 
-    def _page(self, *, complete: bool = False) -> Page:
+    def _why_empty(self) -> str:
+        """Say why a fetch that covers everything listed nothing."""
+        labels = _listing([each.label for each in self.server.channels])
+        return f"there are no messages that are older than a minute in {labels}, nor in threads of them"
+
+    def _page(self, *, complete: bool = False, empty: str = "") -> Page:
         cursor = stored.written(self.positions)
         self._keep(lambda raw: raw.keep(KEPT, cursor))
         page = Page(
@@ -282,6 +287,7 @@ class _Fetch:
             problems=self.problems,
             cursor="" if self.again else cursor,
             complete=complete,
+            empty=empty,
         )
         self.entries, self.gone, self.problems = [], [], []
         return page
