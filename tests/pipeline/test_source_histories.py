@@ -1,4 +1,4 @@
-"""Histories of a Slack workspace and of a GitLab project, from the API to the index, through the real wiring.
+"""Histories of chats and trackers, from the API to the index, through the real wiring.
 
 After each undisturbed run nothing that was deleted is in the index, and only what was touched is embedded. In the end
 the index is that of another project which reads the same for the first time.
@@ -20,6 +20,8 @@ from tests.support.projects import Project
 from flowbed.errors import Error
 from flowbed.telemetry import FETCH_SWAPPED, listen
 from flowbed.testing.simulators import running
+from flowbed.testing.simulators.sources.backlog import Backlog
+from flowbed.testing.simulators.sources.discord import Discord, DiscordFault
 from flowbed.testing.simulators.sources.gitlab import GitLab
 from flowbed.testing.simulators.sources.slack import SlackFault, SlackSimulator, SlackWorkspace
 
@@ -233,6 +235,149 @@ class Team(Teller):
         self.gitlab.storm, self.gitlab.visible, self.gitlab.forbidden = 0, True, set()
 
 
+class Members(Teller):
+    """Members of a server, with hours between most messages, some of them in threads."""
+
+    def prepare(self) -> None:
+        self.kind, self.options = "discord", {"lookback": 30}
+        self.discord = Discord()
+        self.path = f"/channels/{self.discord.server}"
+        self.places = [self.discord.add_channel(name) for name in ("ops", "dev")]
+        for place in self.places[:2]:
+            for number in range(8):
+                message = self.discord.post(place, self.text())
+                if number % 4 == 0:
+                    self.places.append(self.discord.start_thread(place, f"thread {number}", message=message))
+                self.pass_time(3)
+
+    @property
+    def app(self) -> Discord:
+        return self.discord
+
+    def change(self) -> int:
+        discord, place = self.discord, self.random.choice(self.places)
+        channel = discord.channels[place]
+        own = [each for each in channel.messages.values() if each["content"]]
+        message = self.random.choice(own) if own else None
+        match self.random.choice(["post", "post", "edit", "delete", "delete", "archive"]):
+            # An edit in a thread moves nothing, and may be found a day later.
+            case "edit" if message and not channel.parent:
+                self.gone(message["content"])
+                discord.edit(place, message["id"], self.text())
+                touched = 4
+            case "delete" if message:
+                self.gone(message["content"])
+                discord.delete(place, message["id"])
+                touched = 6
+            case "archive" if channel.parent:
+                discord.archive(place)
+                touched = 0
+            case _:
+                discord.post(place, self.text())
+                touched = 2
+        self.pass_time(3)
+        return touched
+
+    def pass_time(self, hours: float) -> None:
+        self.discord.advance(hours * HOUR)
+
+    def disturb(self) -> bool:
+        channel = self.random.choice(self.places)
+        match self.random.choice(["storm", "refuse", "lose", "hide"]):
+            case "storm":
+                self.discord.faults = [DiscordFault(kind="ratelimited", times=5, retry_after=0)]
+                return False
+            case "refuse":
+                self.discord.faults = [
+                    DiscordFault(kind="error", path=f"/channels/{channel}/messages", times=2)
+                ]
+            case "lose":
+                self.discord.lose(channel)
+            case "hide":
+                self.discord.hide(channel)
+        return True
+
+    def calm(self) -> None:
+        self.discord.faults = []
+        for place in self.places:
+            self.discord.regain(place)
+
+
+class Workers(Teller):
+    """People who work on the issues of two projects."""
+
+    def prepare(self) -> None:
+        self.kind = "backlog"
+        self.backlog = Backlog()
+        self.projects = [self.backlog.add_project("OPS"), self.backlog.add_project("WEB", "backlog")]
+        for number in range(8):
+            self.backlog.post(self.projects[number % 2], self.text(), self.text())
+            self.pass_time(1)
+
+    @property
+    def app(self) -> Backlog:
+        return self.backlog
+
+    def change(self) -> int:
+        backlog, project = self.backlog, self.random.choice(self.projects)
+        found = backlog.projects[project]
+        number = self.random.choice(list(found.issues)) if found.issues else 0
+        row = found.issues.get(number, {})
+        page = next(iter(found.documents), "")
+        wiki = next(iter(found.wikis), 0)
+        match self.random.choice(
+            ["post", "comment", "comment", "edit", "delete", "wiki", "document", "unwiki", "trash"]
+        ):
+            case "comment" if row:
+                backlog.comment(project, number, self.text())
+                touched = 2
+            case "edit" if row:
+                self.gone(row["description"])
+                backlog.edit(project, number, description=self.text())
+                touched = 1
+            case "delete" if row:
+                said = [each["content"] or "" for each in found.comments[row["id"]]]
+                self.gone(" ".join([row["summary"], row["description"], *said]))
+                backlog.delete(project, number)
+                touched = 0
+            case "wiki":
+                self.gone(found.wikis[wiki]["content"] if wiki else "")
+                backlog.write_wiki(project, "Home", self.text(), wiki)
+                touched = 1
+            case "unwiki" if wiki:
+                self.gone(found.wikis[wiki]["content"])
+                backlog.delete_wiki(project, wiki)
+                touched = 0
+            case "document" if not page:
+                backlog.write_document(project, "Manual", self.text())
+                touched = 1
+            case "trash" if page and page not in found.trash:
+                self.gone(found.documents[page]["plain"])
+                backlog.trash_document(project, page)
+                touched = 0
+            case _:
+                backlog.post(project, self.text(), self.text())
+                touched = 1
+        self.pass_time(0.1)
+        return touched
+
+    def pass_time(self, hours: float) -> None:
+        self.backlog.advance(hours * HOUR)
+
+    def disturb(self) -> bool:
+        match self.random.choice(["hide", "withdraw"]):
+            case "hide":
+                self.backlog.hide(self.random.choice(self.projects))
+            case "withdraw":
+                self.backlog.documents = False
+        return True
+
+    def calm(self) -> None:
+        self.backlog.documents = True
+        for project in self.projects:
+            self.backlog.show(project)
+
+
 @dataclass
 class Clock:
     """The clock of the project, ahead of the real one by what has passed in the simulator."""
@@ -327,7 +472,12 @@ def _rows(project: Project) -> dict[str, tuple[str, Any]]:
     return {key: (row.document, row.metadata) for key, row in rows.items()}
 
 
-TELLERS = {"slack": Talkers, "gitlab": Team}
+TELLERS: dict[str, Callable[[random.Random], Teller]] = {
+    "slack": Talkers,
+    "gitlab": Team,
+    "discord": Members,
+    "backlog": Workers,
+}
 
 
 async def _lived(
@@ -335,6 +485,8 @@ async def _lived(
 ) -> None:
     monkeypatch.setenv("SLACK_TOKEN", "xoxb-any")
     monkeypatch.setenv("GITLAB_TOKEN", "glpat-any")
+    monkeypatch.setenv("DISCORD_TOKEN", "any")
+    monkeypatch.setenv("BACKLOG_API_KEY", "any")
     clock = Clock()
     monkeypatch.setattr("flowbed.wiring.process.now", clock.now)
     teller = TELLERS[kind](random.Random(seed))
@@ -355,5 +507,7 @@ async def test_many_histories_of_a_source_end_in_the_index_of_a_first_run(
     kind: str, tmp_path: Path, provider: CountingProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed in range(100, 140):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
         with monkeypatch.context() as patched:
-            await _lived(kind, seed, tmp_path / str(seed), provider, patched)
+            await _lived(kind, seed, folder, provider, patched)

@@ -109,10 +109,10 @@ async def die(follower: Follower, *, after: int) -> None:
     """Fetch, and end after some pages: the last one is applied, and its cursor is not yet saved."""
     left, saved = after, follower.cursor
     async for page in follower.open().fetch(follower.cursor):
+        follower.apply(page)
         left -= 1
         if not left:
             break
-        follower.apply(page)
         saved = page.cursor
     follower.cursor = saved
 

@@ -281,13 +281,37 @@ async def test_interrupted_first_fetch_goes_on_without_asking_again() -> None:
         backlog.advance(3_600)
         async for page in follower.open().fetch(""):
             follower.apply(page)
-            break
+            if page.entries:
+                break
         assert 0 < len(follower.held) < 250
         before = len(follower.held)
         backlog.requests.clear()
         await follower.follow()
         assert len(follower.held) == 250
         assert sum("/comments" in each for each in backlog.requests) == 250 - before
+
+
+async def test_page_whose_cursor_was_not_saved_is_known_when_it_is_deleted() -> None:
+    """A process may end after the documents of a page were stored, and before its cursor was."""
+    backlog, ops = space(2)
+    async with running(backlog, dated=False) as url:
+        follower = Follower(backlog, url)
+        await follower.follow()
+        number = backlog.post(ops, "New")
+        page_id = backlog.write_document(ops, "Manual", "text")
+        backlog.advance(3_600)
+        saved = follower.cursor
+        async for page in follower.open().fetch(follower.cursor):
+            follower.apply(page)
+            if page.entries:
+                break
+            saved = page.cursor
+        assert {f"{ops}#{number}", f"{ops}/documents/{page_id}"} <= set(follower.held)
+        follower.cursor = saved
+        backlog.delete(ops, number)
+        backlog.trash_document(ops, page_id)
+        await follower.follow()
+        assert set(follower.held) == {f"{ops}#1", f"{ops}#2"}
 
 
 async def test_lost_access_and_an_archived_project_delete_nothing() -> None:

@@ -101,10 +101,10 @@ async def die(reader: Reader, *, after: int) -> None:
     """Fetch, and end after some pages: the last one is applied, and its cursor is not yet saved."""
     left, saved = after, reader.cursor
     async for page in reader.source.fetch(reader.cursor):
+        reader.apply(page)
         left -= 1
         if not left:
             break
-        reader.apply(page)
         saved = page.cursor
     reader.cursor = saved
 

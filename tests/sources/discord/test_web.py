@@ -146,6 +146,27 @@ async def test_edits_and_deletions_within_the_look_back_are_found() -> None:
     assert oldest
 
 
+async def test_page_whose_cursor_was_not_saved_is_known_when_it_is_deleted() -> None:
+    """A process may end after the documents of a page were stored, and before its cursor was."""
+    discord, ops = server_of(1)
+    async with reading(discord) as reader:
+        await reader.fetch()
+        discord.advance(DAY)
+        new = discord.post(ops, "a new day")
+        discord.advance(HOUR)
+        saved = reader.cursor
+        async for page in reader.source.fetch(reader.cursor):
+            reader.apply(page)
+            if any("2026-01-06" in each.document for each in page.entries):
+                break
+            saved = page.cursor
+        assert f"{ops}/d/2026-01-06" in reader.documents
+        reader.cursor = saved
+        discord.delete(ops, new)
+        await reader.fetch()
+    assert set(reader.documents) == {f"{ops}/d/2026-01-05"}
+
+
 async def test_threads_are_read_again_when_they_moved_and_only_then() -> None:
     discord, ops = server_of()
     threads = [discord.start_thread(ops, f"thread {n}", f"question {n}") for n in range(4)]

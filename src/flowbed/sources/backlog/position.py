@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from flowbed.sources import cursors
@@ -29,6 +29,10 @@ class Position:
     wikis: dict[str, tuple[int, int]] = field(default_factory=dict)
     documents: dict[str, tuple[int, int]] = field(default_factory=dict)
 
+    def copy(self) -> Position:
+        """Return a copy that further reading does not change."""
+        return replace(self, issues=dict(self.issues), wikis=dict(self.wikis), documents=dict(self.documents))
+
     def names(self) -> set[str]:
         """Return the ids of all documents that were found so far."""
         return {
@@ -36,6 +40,23 @@ class Position:
             *(f"{self.id}/wikis/{name}" for name in self.wikis),
             *(f"{self.id}/documents/{name}" for name in self.documents),
         }
+
+
+def announced(before: dict[int, Position], after: dict[int, Position]) -> dict[int, Position]:
+    """Return positions `before`, with the documents of those `after` as if they had changed since.
+
+    The documents of a page are stored before its own cursor is: if the process ends between, they must be known all the
+    same, or nobody would notice that one of them was deleted.
+    """
+    found = {number: each.copy() for number, each in before.items()}
+    for number, each in after.items():
+        own = found.setdefault(
+            number, Position(id=number, key=each.key, notation=each.notation, options=each.options)
+        )
+        own.issues = {**{name: (id_, 0, 0) for name, (id_, _, _) in each.issues.items()}, **own.issues}
+        own.wikis = {**dict.fromkeys(each.wikis, (0, 0)), **own.wikis}
+        own.documents = {**dict.fromkeys(each.documents, (0, 0)), **own.documents}
+    return found
 
 
 def written(positions: dict[int, Position]) -> str:

@@ -116,7 +116,8 @@ class ProjectReading:
         else:
             async for _ in self._feed():
                 yield
-        due = not first and self.now - position.swept >= self.sweep
+        # Of an interrupted first fetch, some issues are known.
+        due = bool(position.issues) and self.now - position.swept >= self.sweep
         async for _ in self._changed():
             yield
         if due:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import aclosing
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -169,8 +168,10 @@ class _Fetch:
     seen: set[str] = field(default_factory=set)
     held: int = 0
     trouble: bool = False
+    saved: dict[int, Position] = field(default_factory=dict)
 
     async def pages(self) -> AsyncGenerator[Page]:
+        self.saved = {number: each.copy() for number, each in self.positions.items()}
         self._report_unseen()
         for project in self.projects:
             async for page in self._project(project):
@@ -207,7 +208,7 @@ class _Fetch:
     async def _project(self, project: dict[str, Any]) -> AsyncIterator[Page]:
         """Read a project. One that fails keeps what was read of it, and the others go on."""
         number = project["id"]
-        position = deepcopy(self.positions.get(number, Position(id=number)))
+        position = self.positions.get(number, Position(id=number)).copy()
         position.options = str(REVISION)
         reading = ProjectReading(
             api=self.api,
@@ -221,9 +222,10 @@ class _Fetch:
         try:
             async for found in reading.pages():
                 self._take(project, found)
-                self.positions[number] = deepcopy(position)
+                self.positions[number] = position.copy()
                 if self.held >= PAGE_CHARACTERS or len(self.entries) >= PAGE_ENTRIES or self.gone:
-                    yield self._page()
+                    for page in self._pages():
+                        yield page
         except (NoAnswer, Withheld) as error:
             if isinstance(error, NoAnswer) and not await self._answers():
                 raise
@@ -233,7 +235,8 @@ class _Fetch:
             )
         self.trouble |= reading.trouble
         if self.entries or self.gone or self.problems:
-            yield self._page()
+            for page in self._pages():
+                yield page
 
     async def _answers(self) -> bool:
         """Return whether Backlog answers at all: then only the project fails."""
@@ -280,6 +283,13 @@ class _Fetch:
                 self._entry(name, body)
             if self.held >= PAGE_CHARACTERS or len(self.entries) >= PAGE_ENTRIES:
                 yield self._page()
+
+    def _pages(self) -> Iterator[Page]:
+        """Yield what was found, and before it a page whose cursor knows the new documents."""
+        if self.entries and not self.again:
+            yield Page(cursor=stored.written(stored.announced(self.saved, self.positions)))
+        yield self._page()
+        self.saved = {number: each.copy() for number, each in self.positions.items()}
 
     def _page(self, *, complete: bool = False, empty: str = "") -> Page:
         cursor = stored.written(self.positions)

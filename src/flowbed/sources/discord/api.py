@@ -128,7 +128,8 @@ class DiscordApi:
         self.refused += response.status in (UNAUTHORIZED, FORBIDDEN, TOO_MANY) and not shared
         if response.status == TOO_MANY:
             said = response.json if isinstance(response.json, dict) else {}
-            rest = seconds(said.get("retry_after")) or response.retry_after or DEFAULT_WAIT
+            rest = seconds(said.get("retry_after")) if "retry_after" in said else response.retry_after
+            rest = DEFAULT_WAIT if rest is None else rest
             self.limits.limited(route, owner, rest, everything=said.get("global") is True)
 
     def _read(self, response: HttpResponse, path: str) -> tuple[Any, str]:

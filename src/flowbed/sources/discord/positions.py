@@ -35,6 +35,20 @@ class Position:
         return replace(self, days=set(self.days), threads=dict(self.threads))
 
 
+def announced(before: dict[str, Position], after: dict[str, Position]) -> dict[str, Position]:
+    """Return positions `before`, with the documents of those `after` as if they had changed since.
+
+    The documents of a page are stored before its own cursor is: if the process ends between, they must be known all the
+    same, or nobody would notice that one of them was deleted.
+    """
+    found = {name: each.copy() for name, each in before.items()}
+    for name, each in after.items():
+        own = found.setdefault(name, Position())
+        own.days |= each.days
+        own.threads = {**dict.fromkeys(each.threads, (0, 0, 0)), **own.threads}
+    return found
+
+
 def written(positions: dict[str, Position]) -> str:
     """Return positions as a cursor."""
     return cursors.written(

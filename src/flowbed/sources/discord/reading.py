@@ -268,6 +268,9 @@ class ChannelReading:
                 await self._thread(each, found)
                 yield found
                 found = Found()
+        for name in [name for name, (state, _, _) in known.items() if not state and name not in listed]:
+            # An archived one, begun on a message that has changed.
+            await self._missing(name, found)
         if due and whole:
             for name in [name for name in known if name not in listed]:
                 await self._missing(name, found)

@@ -154,9 +154,11 @@ class _Fetch:
     gone: list[str] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
     trouble: bool = False
+    saved: dict[str, Position] = field(default_factory=dict)
 
     async def pages(self) -> AsyncGenerator[Page]:
         self._begin()
+        self.saved = {name: each.copy() for name, each in self.positions.items()}
         if self.problems:
             yield self._page()
         works = [
@@ -167,7 +169,8 @@ class _Fetch:
             async for name, found in found_by_channel:
                 self._take(self.readings[name].place, found)
                 if self.entries or self.gone or self.problems:
-                    yield self._page()
+                    for page in self._pages():
+                        yield page
         for page in self._repeated() if self.again else ():
             yield page
         whole = all(each.position.whole and each.done for each in self.readings.values())
@@ -277,6 +280,13 @@ class _Fetch:
         """Say why a fetch that covers everything listed nothing."""
         labels = _listing([each.label for each in self.server.channels])
         return f"there are no messages that are older than a minute in {labels}, nor in threads of them"
+
+    def _pages(self) -> Iterator[Page]:
+        """Yield what was found, and before it a page whose cursor knows the new documents."""
+        if self.entries and not self.again:
+            yield Page(cursor=stored.written(stored.announced(self.saved, self.positions)))
+        yield self._page()
+        self.saved = {name: each.copy() for name, each in self.positions.items()}
 
     def _page(self, *, complete: bool = False, empty: str = "") -> Page:
         cursor = stored.written(self.positions)
