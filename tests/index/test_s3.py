@@ -109,7 +109,7 @@ async def test_s3_commit_survives_each_fault(s3: Any, proxy: S3Proxy, tmp_path: 
     assert await s3.ledger.runs.pending("docs", limit=10) == []
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 async def test_s3_concurrent_commits_over_a_bad_network_lose_no_row(
     s3: Any, proxy: S3Proxy, tmp_path: Path, seed: int
 ) -> None:
