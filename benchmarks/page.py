@@ -17,6 +17,7 @@ from benchmarks import (
     limits,
     million,
     publish,
+    questions,
     receipts,
     search,
     server,
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "chroma_api": chroma_api,
     "interference": interference,
     "cranfield": cranfield,
+    "questions": questions,
     "limits": limits,
 }
 

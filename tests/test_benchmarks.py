@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from benchmarks import page
+from benchmarks import page, questions
 from benchmarks.machine import Load
 from benchmarks.page import BENCHMARKS, HEAD, write_page
 from benchmarks.results import Figure, Result
@@ -78,3 +78,22 @@ def test_write_page_without_a_page_writes_what_was_measured(tmp_path: Path) -> N
     written = write_page(tmp_path / "results", tmp_path / "new")
     assert written.count("\n## ") == 1
     assert "Not measured yet: receipts," in written
+
+
+async def test_questions_each_has_an_answer_in_the_data(data: Path) -> None:
+    """At least 60 questions about chats and 30 about issues, all different, name messages or issues that are there."""
+    asked = questions.read_questions()
+    assert len(asked["slack"]) + len(asked["discord"]) >= 60
+    assert len(asked["issues"]) >= 30
+    texts = [each.text for some in asked.values() for each in some]
+    assert len(set(texts)) == len(texts)
+    for name, some in asked.items():
+        documents = await questions.read_documents(data, name)
+        known = {owner for document in documents for _, owner in questions.lines_of(document)}
+        assert {answer for each in some for answer in each.answers} <= known
+
+
+def test_questions_recall_and_reciprocal_rank_of_places() -> None:
+    ranks = [0, 4, 5, 9, 10]
+    assert questions.recall(ranks) == 2 / 5
+    assert questions.reciprocal(ranks) == pytest.approx((1 + 1 / 5 + 1 / 6 + 1 / 10) / 5)
