@@ -9,7 +9,7 @@ import pytest
 import flowbed
 from flowbed.embedding.wrappers.limits import RateLimited
 from flowbed.errors import Misconfigured
-from flowbed.testing.simulators import Fault, Limits, OpenAI, Simulator, running
+from flowbed.testing.simulators import Fault, Limits, OpenAI, Simulator, Voyage, running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,3 +125,29 @@ async def test_open_fallback_of_the_server_alone_does_not_stop_the_project(
             Misconfigured, match=rf"openai:{MODEL}, the fallback of seeded:32, .*FLOWBED_FALLBACK"
         ):
             await bed.search("a word")
+
+
+async def test_plan_and_run_survive_three_requests_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan says how long the limit makes it take; the run sends few large requests, and none is refused."""
+    simulator = Simulator(Voyage(), limits=Limits(requests=3, burst=1.0))
+    async with running(simulator) as url:
+        tmp_path.joinpath("flowbed.toml").write_text(
+            'model = "voyage:voyage-4"\nvector_cache_mb = 0\n[providers.voyage]\n'
+            f'base_url = "{url}/v1"\napi_key = "any"\nrequests_per_minute = 3\n'
+        )
+        lines = [f'{{"id": "{number}", "text": "line {number}"}}\n' for number in range(200)]
+        tmp_path.joinpath("lines.jsonl").write_text("".join(lines))
+        async with await flowbed.aopen(tmp_path) as bed:
+            await bed.add("lines", kind="jsonl", location="lines.jsonl")
+            plan = await bed.plan()
+            assert plan.lanes["realtime"] is not None
+            assert plan.lanes["realtime"].seconds == 40.0  # three requests, 20 s apart
+            # From here on a minute has 0.6 s, on both sides.
+            for module in ("flowbed.embedding.wrappers.limits", "flowbed.testing.simulators.limits"):
+                monkeypatch.setattr(f"{module}.MINUTE", 0.6)
+            report = await bed.run()
+    assert (report.failed, report.embedded) == (0, 200)
+    totals = simulator.account.totals()
+    assert totals.statuses == {200: 3}

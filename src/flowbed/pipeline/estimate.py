@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from flowbed.embedding import Rated
 from flowbed.embedding.wrappers import Wrapper
 from flowbed.lanes.choice import Choice, choose, estimate_seconds, guess_seconds
+from flowbed.lanes.requests import REQUESTS, SMALLEST
 from flowbed.records import Lane
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ TOKENS_PER_SECOND = 8_000.0
 RECENT_RUNS, SIMILAR = 50, 2.0
 # Providers are faster on some days than on others, so the newest submissions count, by their 90th percentile.
 RECENT_SUBMISSIONS, PERCENTILE = 20, 0.9
+MINUTE = 60.0  # seconds
 
 
 @runtime_checkable
@@ -132,6 +136,26 @@ async def past(context: ModelContext, *, tokens: int, texts: int) -> Past:
     if chosen:
         rate = sum(row.tokens for row in chosen) / sum(row.seconds for row in chosen)
     return Past(rate=rate, timed=len(chosen), error=_error(runs))
+
+
+def least_seconds(embedder: Embedder, *, tokens: int, texts: int) -> float:
+    """Return the least time that the provider's rate limits allow for this many tokens in this many texts."""
+    behind = embedder
+    while isinstance(behind, Wrapper):
+        behind = behind.wrapped
+    if not isinstance(behind, Rated) or not texts:
+        return 0.0
+    rates = behind.rates
+    # A run sends small requests where it may send many, and no fewer than it has to.
+    few = max(ceil(texts / embedder.items), ceil(tokens / embedder.tokens))
+    requests = max(few, min(ceil(texts / SMALLEST), rates.requests or REQUESTS))
+    costs = [
+        (amount * MINUTE / limit)
+        # The first request goes at once.
+        for amount, limit in ((requests - 1, rates.requests), (texts, rates.inputs), (tokens, rates.tokens))
+        if limit
+    ]
+    return max(costs, default=0.0)
 
 
 def counts_as_billed(embedder: Embedder) -> bool:

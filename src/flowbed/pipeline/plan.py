@@ -19,7 +19,7 @@ from flowbed.lanes.batch.in_flight import InFlightTexts
 from flowbed.lanes.batch_files import read_chunk_texts
 from flowbed.lanes.claims import WAITING, release_dead_workers
 from flowbed.pipeline.changes import Scan, changes
-from flowbed.pipeline.estimate import counts_as_billed, outlook, past
+from flowbed.pipeline.estimate import counts_as_billed, least_seconds, outlook, past
 from flowbed.pipeline.staging import Draft, StagedPlan, StagedSource
 from flowbed.pipeline.sync import check_space, prepare
 from flowbed.records import Lane, Plan, Planned, Problem, Space, Status, canonical
@@ -266,7 +266,8 @@ class _Planner:
         figures, context = self._figures, self._context
         ahead = await outlook(context)
         before = await past(context, tokens=figures.tokens, texts=figures.texts)
-        seconds = round(figures.tokens / before.rate, 1)
+        slowest = least_seconds(context.embedder(), tokens=figures.tokens, texts=figures.texts)
+        seconds = round(max(figures.tokens / before.rate, slowest), 1)
         lost = figures.lost / max(1, figures.characters)
         cost = figures.tokens * ahead.price / 1e6
         choice = ahead.choose(lane, tokens=figures.tokens, texts=figures.texts, deadline=deadline)
