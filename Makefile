@@ -56,7 +56,7 @@ check: lint  ## what CI runs: lint, then test
 
 # The oldest versions that pyproject.toml allows, tried on what each dependency is used for. Their own warnings are theirs.
 LOWEST := .bench/lowest/$(call installed,pyproject.toml)
-TRIED ?= cli/test_commands.py cli/test_versions.py index storage ledger/test_migrations.py server/test_openai.py server/test_serve.py embedding/local sources/extraction
+TRIED ?= cli/test_commands.py cli/test_versions.py index storage ledger/test_migrations.py server/test_mcp.py server/test_openai.py server/test_serve.py embedding/local sources/extraction
 lowest: $(LOWEST)  ## run a part of the tests with the lowest versions of all dependencies
 	@PYTHONDONTWRITEBYTECODE= .bench/lowest/bin/python -m pytest -q -p no:cacheprovider -o filterwarnings=default \
 		$(addprefix tests/,$(TRIED))
