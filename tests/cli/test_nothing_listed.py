@@ -90,6 +90,20 @@ def check(flowbed: Call, why: str) -> None:
     assert "`flowbed run` does it, and names sources that list nothing" in flowbed("search", "x").err
 
 
+def test_run_of_a_plan_names_the_sources_that_listed_nothing(project: Path, flowbed: Call) -> None:
+    for name in ("d", "e"):
+        (project / name).mkdir()
+    (project / "e" / "a.txt").write_text("a")
+    flowbed("init")
+    flowbed("add", "docs", "files", "d")
+    flowbed("add", "others", "files", "e")
+    planned = flowbed("plan", "--json").json
+    assert planned["empty"] == {"docs": "there are no files in it"}
+    ran = flowbed("run", "--plan", planned["plan_id"], "--json").json
+    assert (ran["embedded"], ran["empty"]) == (1, {"docs": "there are no files in it"})
+    assert named("there are no files in it") in flowbed("run", "--plan", planned["plan_id"]).out
+
+
 def test_source_before_its_first_fetch_is_not_named(project: Path, flowbed: Call) -> None:
     (project / "d").mkdir()
     flowbed("init")

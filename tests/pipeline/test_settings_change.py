@@ -138,7 +138,7 @@ async def test_run_file_that_is_no_text_keeps_its_old_chunks(notes: Project) -> 
     """A file that is no text any more fails, and its old text stays searchable until it can be read again."""
     file = notes.folder / "notes" / "one.txt"
     text = file.read_text()
-    file.write_bytes(text.encode("utf-16"))
+    file.write_bytes(text.encode("utf-16-le"))
     async with await notes.open() as bed:
         report = await bed.run()
         (problem,) = report.failures

@@ -54,6 +54,33 @@ def tree(folder: Path, *names: str) -> None:
         (folder / name).write_text(f"in {name}")
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.py", "a.csv"])
+@pytest.mark.parametrize("order", ["le", "be"])
+async def test_fetch_utf_16_with_a_byte_order_mark_is_read(order: str, name: str, tmp_path: Path) -> None:
+    """As Notepad writes it. The head that is looked at first may end inside a character."""
+    text = "größer \U0001f600\r\n" * 20_000
+    (tmp_path / name).write_bytes(f"\ufeff{text}".encode(f"utf-16-{order}"))
+    (document,) = await read(tmp_path)
+    assert document.text == text
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("text".encode("utf-16-le"), "binary (NUL byte at 1)"),
+        ("\ufefftext".encode("utf-16-le") + b"x", "not UTF-16 after its byte order mark (truncated data)"),
+        (b"\xff\xfe\x00\xd8a\x00", "not UTF-16 after its byte order mark (illegal UTF-16 surrogate)"),
+        ("\ufeffa\0b".encode("utf-16-be"), "binary (NUL character at 1)"),
+        ("\ufefftext".encode("utf-32-le"), "UTF-32 (byte order mark at 0)"),
+        ("\ufefftext".encode("utf-32-be"), "UTF-32 (byte order mark at 0)"),
+    ],
+)
+async def test_fetch_of_what_is_no_utf_16_says_why(body: bytes, why: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(body)
+    (problem,) = (await problems(tmp_path)).values()
+    assert why in problem.reason
+
+
 async def test_fetch_lists_in_order_of_names(tmp_path: Path) -> None:
     """Files are listed folder by folder in order of names, with posix paths."""
     tree(tmp_path, "b.txt", "a/z.txt", "a/b/c.txt", "c.txt")

@@ -164,6 +164,7 @@ class _Planner:
             problems=tuple(scan.problems),
             withheld=scan.withheld,
             parts=tuple(kept),
+            empty=scan.empty,
         )
 
     async def _count(self, change: Change) -> None:

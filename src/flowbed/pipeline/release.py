@@ -134,7 +134,7 @@ async def release(plan: StagedPlan, feed: ConfiguredSource, context: ModelContex
     if feed.rules.fingerprint != source.rules:
         return ReleasedSource(usable=False, drift="its settings have changed since the plan; plan again")
     await check_space(feed, context)
-    done = ReleasedSource(problems=list(source.problems), withheld=source.withheld)
+    done = ReleasedSource(problems=list(source.problems), withheld=source.withheld, empty=source.empty)
     mark = _mark(plan)
     while (end := await released(context.store, plan.plan_id, name)) is None:
         cursor = await context.ledger.documents.cursor(name)

@@ -59,7 +59,8 @@ class StagedSource:
     """The part of a plan about one source.
 
     `value` and `token` are the cursor as it was read, `after` its value once everything is released. `rules` is the
-    fingerprint of the chunking rules. `complete` says that the listing was complete, and with it the problems.
+    fingerprint of the chunking rules. `complete` says that the listing was complete, and with it the problems; `empty`
+    why it listed no documents.
     """
 
     value: str
@@ -70,6 +71,7 @@ class StagedSource:
     problems: tuple[Problem, ...]
     withheld: str
     parts: tuple[Part, ...]
+    empty: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

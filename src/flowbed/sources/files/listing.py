@@ -15,7 +15,7 @@ from pathspec import GitIgnoreSpec
 from flowbed.errors import Misconfigured, Rejected, Unreadable
 from flowbed.records import Document, Entry, Page, Problem
 from flowbed.records.extracts import CODE, EXTRACT
-from flowbed.sources.decoding import decoded, why_not_text
+from flowbed.sources.decoding import UTF16, decoded_file, why_not_file
 from flowbed.sources.files.formats import FORMATS, PDF_MAGIC, TEXT, UNREAD, missing
 from flowbed.sources.files.kept_extracts import REVISION, Kept
 from flowbed.sources.files.walk import File, Walk
@@ -183,7 +183,9 @@ class Files:
             raise Rejected("was removed after the folder was listed") from error
         except OSError as error:
             raise Rejected(f"cannot be read: {error.strerror}") from error
-        text = decoded(raw)
+        text = decoded_file(raw)
+        if form.kind == CODE and raw.startswith(UTF16):
+            form = TEXT  # parsers read UTF-8
         if form.kind == CODE:
             try:
                 return self._built(file, CODE, self.parsers.extract(file.path, form.parser, form.language))
@@ -235,7 +237,7 @@ def _why_unread(file: File, head: bytes) -> str:
     """Return why a file cannot be read as text, empty if it can."""
     if head.startswith(PDF_MAGIC):
         return "its suffix is wrong: it is a PDF; call it .pdf"
-    fault = why_not_text(head, final=len(head) < HEAD_BYTES)
+    fault = why_not_file(head, final=len(head) < HEAD_BYTES)
     known = UNREAD.get(PurePosixPath(file.name).suffix.lower())
     return known if fault and known else fault
 
