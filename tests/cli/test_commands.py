@@ -150,6 +150,26 @@ def test_compact_makes_a_version_that_versions_lists(notes: Path, flowbed: Call)
     assert flowbed("search", "x", "--json").json["versions"]["notes"] == kept[0]["version"]
 
 
+def test_dead_letters_of_one_cause_are_shown_together(notes: Path, flowbed: Call) -> None:
+    """A provider that refuses every text alike leaves one of each: what an operator needs is the reason, once."""
+    for number in range(5):
+        (notes / f"bad{number}.txt").write_text("POISON\n")
+    ran = flowbed("run")
+    assert ran.status == 1
+    found = flowbed("dead-letters", "list", "--json").json
+    reason = found["dead_letters"][0]["reason"]
+    assert {each["reason"] for each in found["dead_letters"]} == {reason}
+    assert [(each["count"], each["kind"], each["owner"]) for each in found["causes"]] == [
+        (5, "chunk", "notes")
+    ]
+    for out in (ran.out, flowbed("dead-letters", "list").out):
+        assert out.count(reason) == 1
+        assert "notes#bad0.txt#00000, notes#bad1.txt#00000, notes#bad2.txt#00000" in out
+    assert "5 dead letters of 1 cause" in flowbed("dead-letters", "list").out
+    assert "and 2 others: " in ran.out
+    assert flowbed("dead-letters", "retry", "notes#bad4.txt#00000", "--json").json["waiting"] == 1
+
+
 def test_run_refused_text_becomes_a_dead_letter_that_can_be_retried(notes: Path, flowbed: Call) -> None:
     """The run exits 1 and embeds the other texts."""
     (notes / "bad.txt").write_text("POISON\n")
@@ -163,7 +183,10 @@ def test_run_refused_text_becomes_a_dead_letter_that_can_be_retried(notes: Path,
     assert "notes#bad.txt#00000" in flowbed("dead-letters", "list").out
     assert "dead-letters retry" in flowbed("why", "bad.txt").out
     assert flowbed("run").status == 0
-    assert flowbed("dead-letters", "list", "--source", "other", "--json").json == {"dead_letters": []}
+    assert flowbed("dead-letters", "list", "--source", "other", "--json").json == {
+        "dead_letters": [],
+        "causes": [],
+    }
     assert "in batch file notes/chunked/" in flowbed("dead-letters", "list", "--source", "notes").out
     assert flowbed("dead-letters", "retry", "--source", "notes", "--json").json["waiting"] == 1
     assert flowbed("run").status == 1

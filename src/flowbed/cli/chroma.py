@@ -115,7 +115,9 @@ def _show_imported(done: Imported) -> None:
         f" {done.refused:,} refused in {done.seconds:,.1f} s ({rate:,.0f} rows/s)"
     )
     if done.cosine is not None:
-        say(f"the vectors of {done.sampled} texts agree with the model's: median cosine {done.cosine:.4f}")
+        say(
+            f"the vectors of {count(done.sampled, 'text')} agree with the model's: median cosine {done.cosine:.4f}"
+        )
     if done.version is not None:
         say(f"version {done.version}")
     _name(done.problems)

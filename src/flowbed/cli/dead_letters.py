@@ -24,7 +24,7 @@ def list_(common: Common, source: Source = "", day: Day = "", batch: Batch = "")
     from flowbed.cli import views
 
     found = common.with_bed(lambda bed: bed.dead_letters(source=source, day=day, batch=batch))
-    common.show({"dead_letters": found}, lambda _: views.show_letters(found))
+    common.show(views.letters_json(found), lambda _: views.show_letters(found))
 
 
 def show(

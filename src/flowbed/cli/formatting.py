@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.cli.output import say
 from flowbed.errors import Rejected
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from flowbed.records import Problem
 
 SHOWN = 20  # problems of a kind to list; the others are counted
+FEW = 3  # problems of one reason up to which each has its own line
 UNITS = {"m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 
@@ -35,13 +37,23 @@ def read_span(text: str | None) -> float | None:
 
 
 def problems(title: str, found: Sequence[Problem]) -> None:
-    """Show problems of a kind."""
+    """Show problems of a kind; many of one reason together."""
     if found:
         say(f"  {title}: {len(found):,}")
-    for problem in found[:SHOWN]:
-        say(f"    {problem.subject}: {problem.reason}")
-    if len(found) > SHOWN:
-        say(f"    and {len(found) - SHOWN:,} more; `flowbed dead-letters list` has those that failed")
+    reasons: dict[str, list[str]] = {}
+    for problem in found:
+        reasons.setdefault(problem.reason, []).append(problem.subject)
+    lines: list[tuple[int, str]] = []
+    for reason, subjects in reasons.items():
+        if len(subjects) > FEW:
+            some = ", ".join(subjects[:FEW])
+            lines.append((len(subjects), f"{some} and {count(len(subjects) - FEW, 'other')}: {reason}"))
+        else:
+            lines += [(1, f"{subject}: {reason}") for subject in subjects]
+    for _, line in lines[:SHOWN]:
+        say(f"    {line}")
+    if left := sum(number for number, _ in lines[SHOWN:]):
+        say(f"    and {left:,} more; `flowbed dead-letters list` has those that failed")
 
 
 def span(seconds: float) -> str:

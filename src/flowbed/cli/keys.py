@@ -9,6 +9,7 @@ import typer
 
 from flowbed.cli.options import Common
 from flowbed.cli.output import note, say
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,7 +76,7 @@ def _show_keys(rows: Sequence[KeyRow], used: Mapping[str, int]) -> None:
         say(f"{row.id}  {row.prefix}...  {row.name}")
         facts = [
             f"tier {row.tier}",
-            f"{used.get(row.id, 0):,} tokens today",
+            f"{count(used.get(row.id, 0), 'token')} today",
             f"created {_minute(row.created)}",
         ]
         facts += [f"last used {_minute(row.used)}"] if row.used else ["never used"]

@@ -77,7 +77,7 @@ def _show(done: PublishReport) -> None:
 
 
 def _what(each: Published) -> str:
-    fixed = f"; {each.fixed:,} rows had drifted and were fixed" if each.fixed else ""
+    fixed = f"; {count(each.fixed, 'drifted row')} fixed" if each.fixed else ""
     if each.already:
         return f"is published already, {count(each.rows, 'row')} at {each.place}{fixed}"
     how = (

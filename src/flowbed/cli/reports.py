@@ -135,11 +135,11 @@ def show_report(report: Report) -> None:
         planned = report.planned
         took = "" if report.submitted else f"; embedding took {span(report.embedding_seconds)}"
         say(
-            f"  planned  {planned.tokens:,} tokens, {dollars(planned.cost_usd)}, {span(planned.seconds)}{took}"
+            f"  planned  {count(planned.tokens, 'token')}, {dollars(planned.cost_usd)}, {span(planned.seconds)}{took}"
         )
     _show_what_waits(report)
     if report.truncated:
-        say(f"  {report.truncated:,} chunks were longer than the model's window and were truncated")
+        say(f"  {count(report.truncated, 'chunk')}, longer than the model's window, truncated")
     for name, version in report.versions.items():
         say(f"  {name}: version {version}")
     problems("skipped", report.skipped)
@@ -168,7 +168,7 @@ def show_live(rows: Sequence[SubmissionRow]) -> None:
         facts = [f"gathered {at(row.created)}"]
         facts += [f"deadline {at(row.deadline)}"] if row.deadline else []
         facts += [f"job {row.job}"] if row.job else []
-        facts += [f"billed {row.billed:,} tokens, {dollars(row.cost_usd)}"] if row.ended else []
+        facts += [f"billed {count(row.billed, 'token')}, {dollars(row.cost_usd)}"] if row.ended else []
         say(f"    {', '.join(facts)}")
 
 

@@ -13,6 +13,7 @@ from flowbed.cli.output import note
 from flowbed.cli.progress import progress
 from flowbed.cli.project import DONE, FAILURES
 from flowbed.errors import Misconfigured
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -161,7 +162,9 @@ def _confirm(common: Common, request: Request) -> tuple[bool, str | None]:
         return True, plan.plan_id
     reports.show_plan(plan)
     try:
-        agreed = typer.confirm(f"embed {plan.tokens:,} tokens for {dollars(chosen.cost_usd)}?", err=True)
+        agreed = typer.confirm(
+            f"embed {count(plan.tokens, 'token')} for {dollars(chosen.cost_usd)}?", err=True
+        )
     except typer.Abort:
         agreed = False
     return agreed, plan.plan_id

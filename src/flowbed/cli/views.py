@@ -6,7 +6,7 @@ import json
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from flowbed.cli.formatting import at, problems, span
+from flowbed.cli.formatting import FEW, at, problems, span
 from flowbed.cli.output import say
 from flowbed.cli.reports import SHOWN, show_live
 from flowbed.errors import Rejected
@@ -243,13 +243,57 @@ def show_reasons(reasons: Sequence[Reason]) -> None:
             say(f"  submission {each.submission.id} ({each.submission.state}), input {each.submission.key}")
 
 
+def causes(letters: Sequence[Letter]) -> list[list[Letter]]:
+    """Group dead letters of one kind, owner and reason: a refused job has one for each of its texts."""
+    found: dict[tuple[str, str, str], list[Letter]] = {}
+    for each in letters:
+        found.setdefault((each.kind, each.owner, each.reason), []).append(each)
+    return list(found.values())
+
+
+def letters_json(letters: Sequence[Letter]) -> dict[str, Any]:
+    """Return the JSON of dead letters: each one, and their causes with the number of each."""
+    counted = [
+        {
+            "kind": group[0].kind,
+            "owner": group[0].owner,
+            "reason": group[0].reason,
+            "count": len(group),
+            "subject": group[0].subject,
+        }
+        for group in causes(letters)
+    ]
+    return {"dead_letters": letters, "causes": counted}
+
+
 def show_letters(letters: Sequence[Letter]) -> None:
-    """Show the dead letters."""
+    """Show the dead letters; many of one cause together."""
+    groups = causes(letters)
     if not letters:
         say("no dead letters")
-    for each in letters:
-        say(f"{at(each.at)}  {each.kind} of {each.owner}: {each.subject}")
-        say(f"    {each.reason}" + (f" ({each.attempts} times)" if each.attempts > 1 else ""))
-        for key in each.batches:
-            if key != each.subject:
-                say(f"    in batch file {key}")
+    elif any(len(group) > FEW for group in groups):
+        say(f"{count(len(letters), 'dead letter')} of {count(len(groups), 'cause')}; --json lists each")
+    for group in groups:
+        if len(group) > FEW:
+            _show_cause(group)
+        else:
+            for each in group:
+                _show_letter(each)
+
+
+def _show_cause(group: Sequence[Letter]) -> None:
+    first = group[0]
+    some = ", ".join(each.subject for each in group[:FEW])
+    say(f"{at(first.at)}  {len(group):,} of kind {first.kind} of {first.owner}: {some}, ...")
+    say(f"    {first.reason}")
+    if keys := list(dict.fromkeys(key for each in group for key in each.batches)):
+        more = f" and {len(keys) - 1:,} more" if len(keys) > 1 else ""
+        say(f"    in batch file {keys[0]}{more}")
+
+
+def _show_letter(each: Letter) -> None:
+    say(f"{at(each.at)}  {each.kind} of {each.owner}: {each.subject}")
+    say(f"    {each.reason}" + (f" ({each.attempts} times)" if each.attempts > 1 else ""))
+    for key in each.batches:
+        if key != each.subject:
+            say(f"    in batch file {key}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from flowbed.embedding.token_cuts import CutText, is_part, whole_characters
 from flowbed.errors import Misconfigured, Rejected
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +80,7 @@ class Bpe:
         text: str | None = self._bpe.decode(self._known(tokens))
         if text is None:
             raise Rejected(
-                f"these {len(tokens)} tokens are not valid Unicode in {self.encoding}; send the text itself"
+                f"{count(len(tokens), 'token')}, not valid Unicode in {self.encoding}; send the text itself"
             )
         return text
 
@@ -95,7 +96,7 @@ class Bpe:
             return whole_characters(content)
         except Rejected as error:
             raise Rejected(
-                f"these {len(tokens)} tokens are {error} in {self.encoding}; send the text itself"
+                f"{count(len(tokens), 'token')}, {error} in {self.encoding}; send the text itself"
             ) from error
 
     def _known(self, tokens: Sequence[int]) -> list[int]:
@@ -187,7 +188,7 @@ def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:  # tokenizers has no 
     written = tokenizer.encode(whole, add_special_tokens=False).ids
     if not (whole and (start or end) and is_part(tokens, written, start=start, end=end)):
         raise Rejected(
-            f"these {len(tokens)} tokens do not stand for exactly one text; send the text itself, or tokens without "
+            f"no single text stands behind {count(len(tokens), 'token')}; send the text itself, or tokens without "
             "special ones"
         )
     return whole

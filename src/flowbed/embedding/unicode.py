@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Rejected
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,7 @@ def require_unicode(texts: Sequence[str]) -> None:
     broken = [position for position, text in enumerate(texts) if not _encodable(text)]
     if broken:
         raise Rejected(
-            f"{len(broken)} texts contain lone surrogates, which are not valid Unicode; decode their source again",
+            f"lone surrogates in {count(len(broken), 'text')}, which are not valid Unicode; decode their source again",
             inputs=broken,
         )
 

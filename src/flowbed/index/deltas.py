@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from flowbed.errors import Conflict, NotFound, Rejected
 from flowbed.index.schema import METADATA, schema
 from flowbed.records import Space, canonical, run_id
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -191,7 +192,7 @@ def decode(body: bytes, *, run: str, space: Space, rows: int) -> pa.Table:
     if not found.schema.remove_metadata().equals(expected.remove_metadata()):
         raise Rejected(f"its columns {found.schema.names} do not have the types of a delta of {space.space8}")
     if found.num_rows != rows:
-        raise Rejected(f"it has {found.num_rows} rows, but its run {rows}")
+        raise Rejected(f"it has {count(found.num_rows, 'row')}, but its run {rows}")
     if pc.count_distinct(found["id"]).as_py() != rows:
         raise Rejected("it has a duplicate id")
     _check_vectors(found)

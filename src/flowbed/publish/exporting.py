@@ -17,6 +17,7 @@ import pyarrow as pa
 from flowbed.errors import Misconfigured, OutOfSpace, Rejected, Transient
 from flowbed.index.search.row_cache import vectors_in
 from flowbed.publish.parquet import write_file
+from flowbed.records.values import count
 from flowbed.storage.atomic import FULL
 from flowbed.telemetry import PROGRESS, STAGE, reached
 
@@ -106,7 +107,7 @@ def _write_lines(found: Changes, path: Path, *, vectors: bool) -> None:
     with path.open("rb") as file:
         lines = sum(1 for line in file if line.endswith(b"\n"))
     if lines != found.rows:
-        raise Transient(f"{path} has {lines:,} rows, and the index {found.rows:,}: export again")
+        raise Transient(f"{path} has {count(lines, 'row')}, and the index {found.rows:,}: export again")
 
 
 def _lines(batch: pa.RecordBatch, *, vectors: bool) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from flowbed.embedding.wrappers.buckets import Gcra
 from flowbed.errors import Exhausted, Misconfigured, TooMany
 from flowbed.records.serving import Allowance, TierLimits
+from flowbed.records.values import count
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ class QuotaService:
         over = self._requests.backlog(key) + cost - MINUTE
         if over > 1e-9:  # noqa: PLR2004 - what adding floats loses
             raise TooMany(
-                f"Rate limit reached: {requests:,} requests a minute. Please try again in {over:.3g} s.",
+                f"Rate limit reached: {count(requests, 'request')} a minute. Please try again in {over:.3g} s.",
                 retry_after=over,
             )
         self._requests.take(key, cost)

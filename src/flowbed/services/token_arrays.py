@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flowbed.embedding.token_cuts import is_part
 from flowbed.embedding.tokens import Bpe, Decodes
 from flowbed.errors import Rejected
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,8 +70,8 @@ class TokenArrayReader:
             array, written, start=cut.start or split, end=cut.end or split
         ):
             raise Rejected(
-                f"these {len(array)} tokens are not how cl100k encodes their text, so they may be another tokenizer's;"
-                " send the text itself"
+                f"cl100k encodes the text of {count(len(array), 'token')} differently, so they may be another"
+                " tokenizer's; send the text itself"
             )
         return cut.text
 

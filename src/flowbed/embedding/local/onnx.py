@@ -20,6 +20,7 @@ from flowbed.embedding.tokens import text_of
 from flowbed.embedding.unicode import require_unicode
 from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.records import Embedded, Space
+from flowbed.records.values import count
 from flowbed.storage.atomic import write_whole
 from flowbed.telemetry import log
 
@@ -266,7 +267,7 @@ class Onnx:
         if over and self._choices.overflow == "reject":
             longest = max(len(encodings[position]) for position in over)
             raise Rejected(
-                f"{len(over)} texts are longer than the {self.window} tokens that {self.space.model} takes (the "
+                f"{count(len(over), 'text')} longer than the {self.window} tokens that {self.space.model} takes (the "
                 f"longest has {longest}); chunk them smaller, or choose overflow=split or overflow=truncate",
                 inputs=over,
             )

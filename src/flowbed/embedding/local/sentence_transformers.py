@@ -16,6 +16,7 @@ from flowbed.embedding.providers.parsing import normalised
 from flowbed.embedding.unicode import require_unicode
 from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.records import Embedded, Space
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -145,7 +146,7 @@ class SentenceTransformers:
         over = tuple(place for place, count in enumerate(counts) if count > self.window)
         if over and not self._truncates:
             raise Rejected(
-                f"{len(over)} texts are longer than the {self.window} tokens that {self.space.model} takes (the "
+                f"{count(len(over), 'text')} longer than the {self.window} tokens that {self.space.model} takes (the "
                 f"longest has {max(counts)}); chunk them smaller, or choose overflow=truncate",
                 inputs=over,
             )
@@ -163,7 +164,7 @@ class SentenceTransformers:
             MemoryError,
         ) as error:  # raised by torch when a device fails or memory is exhausted
             raise Transient(
-                f"model {self.space.model} failed on {len(texts)} texts ({error}); try again"
+                f"model {self.space.model} failed on {count(len(texts), 'text')} ({error}); try again"
             ) from error
         return Embedded(
             vectors=normalised(np.asarray(vectors, dtype=np.float32)),

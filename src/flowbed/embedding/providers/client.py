@@ -26,6 +26,7 @@ from flowbed.embedding.vendors import known_model
 from flowbed.errors import Error, Misconfigured, Rejected, TooMany, Transient
 from flowbed.http.client import HttpClient, wait_in_message
 from flowbed.records import Embedded, Reading
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -164,7 +165,7 @@ class RemoteEmbedder:
         if "" in texts:
             # Almost all of them refuse it, with one error for all texts of a request.
             empty = [place for place, text in enumerate(texts) if not text]
-            raise Rejected(f"{len(empty)} texts are empty, which no provider embeds", inputs=empty)
+            raise Rejected(f"{count(len(empty), 'empty text')}, which no provider embeds", inputs=empty)
         prompt = self._terms.prompts.get(purpose, "")
         sent = [prompt + text for text in texts] if prompt else texts
         sizes = self._sizes(sent)
@@ -234,8 +235,8 @@ class RemoteEmbedder:
         if window and self._counter.exact and max(sizes) > window:
             long = [place for place, size in enumerate(sizes) if size > window]
             raise Rejected(
-                f"{len(long)} texts are longer than the {window} tokens that {self.space.model} takes (the longest "
-                f"has {max(sizes)}); chunk them smaller",
+                f"{count(len(long), 'text')} longer than the {window} tokens that {self.space.model} takes (the "
+                f"longest has {max(sizes)}); chunk them smaller",
                 inputs=long,
             )
         return sizes

@@ -27,6 +27,7 @@ from flowbed.embedding.vendors import Vendor, known_model, open_embedder
 from flowbed.embedding.wrappers import Wrapper
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Space
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -220,8 +221,8 @@ class SameAs(Wrapper):
         long = [place for place, text in enumerate(texts) if self.count(text) > self._window]
         if long:
             raise Rejected(
-                f"{len(long)} texts are longer than the {self._window} tokens of {self._reference}, and the server "
-                "treats such texts differently; chunk them smaller",
+                f"{count(len(long), 'text')} longer than the {self._window} tokens of {self._reference}, and the "
+                "server treats such texts differently; chunk them smaller",
                 inputs=long,
             )
 

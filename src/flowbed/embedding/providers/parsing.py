@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pybase64 import b64decode  # ten times as fast as the standard library's
 
 from flowbed.errors import Misconfigured, Rejected, Transient
+from flowbed.records.values import count as counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,13 +37,15 @@ def indexed(data: Any, count: int) -> list[Any]:  # parsed JSON
     if not isinstance(data, list) or not all(isinstance(each, dict) for each in data):
         raise Transient("the response has no list of embeddings")
     if len(data) != count:
-        raise Transient(f"the response has {len(data)} vectors for {count} texts")
+        raise Transient(f"the response has {counted(len(data), 'vector')} for {counted(count, 'text')}")
     found: dict[int, Any] = {}
     without = [each for each in data if "index" not in each]
     for each in data:
         index = each.get("index", 0 if len(without) == 1 else None)
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
-            raise Transient(f"the response has a vector with index {str(index)[:20]} among {count} texts")
+            raise Transient(
+                f"the response has a vector with index {str(index)[:20]} among {counted(count, 'text')}"
+            )
         if index in found:
             raise Transient(f"the response has two vectors with index {index}, so neither can be trusted")
         found[index] = each.get("embedding")
@@ -58,7 +61,7 @@ def positional(rows: Any, count: int) -> list[Any]:  # parsed JSON
     if not isinstance(rows, list):
         raise Transient("the response has no list of embeddings")
     if len(rows) != count:
-        raise Transient(f"the response has {len(rows)} vectors for {count} texts")
+        raise Transient(f"the response has {counted(len(rows), 'vector')} for {counted(count, 'text')}")
     return rows
 
 
@@ -107,7 +110,7 @@ def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         raise Transient("it returned a vector with numbers that are not finite")
     nowhere = np.flatnonzero(precise == 0)
     if len(nowhere):
-        raise Rejected(f"it returned only zeros for {len(nowhere)} texts", inputs=nowhere.tolist())
+        raise Rejected(f"it returned only zeros for {counted(len(nowhere), 'text')}", inputs=nowhere.tolist())
     divided: NDArray[np.float32] = (vectors / precise[:, None]).astype(np.float32)
     return divided
 

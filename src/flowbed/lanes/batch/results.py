@@ -14,6 +14,7 @@ from flowbed.lanes.outcome import Outcome, Paid
 from flowbed.lanes.write_deltas import EmbeddedGroup, Spent, write_and_commit
 from flowbed.ledger import SpendRow
 from flowbed.records import Embedded, Space
+from flowbed.records.values import count
 from flowbed.telemetry import PROGRESS, reached
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class SubmissionResults:
         known = len(answers) + len(answers.failures) + len(answers.expired) + len(answers.conflicting)
         missing = reported - known
         if missing > max(MISSING, SHARE * job.done):
-            return f"the provider has done {job.done:,} texts of job {job.id}, and {missing:,} results are missing"
+            done = count(job.done, "text")
+            return f"the provider has done {done} of job {job.id}, and lacks {count(missing, 'result')}"
         return ""
 
     def failure(self, text_hash: str, *, again: bool) -> tuple[str, str]:

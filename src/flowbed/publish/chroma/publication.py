@@ -21,6 +21,7 @@ from flowbed.publish.chroma.children import Damaged
 from flowbed.publish.chroma.files import Torn
 from flowbed.publish.chroma.rows_held import rows_held
 from flowbed.publish.chroma.uploading import claim, still_claimed, upload_snapshot, wrong_in_store
+from flowbed.records.values import count
 from flowbed.telemetry import POINTER_MOVED, reached
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class ChromaDirectories:
             return str(error)
         now = await state(live, datasets=self._context.datasets)
         wanted = now.rows if now.version == held.index_version else held.rows
-        return "" if rows == held.rows == wanted else f"it has {rows:,} rows instead of {wanted:,}"
+        return "" if rows == held.rows == wanted else f"it has {count(rows, 'row')} instead of {wanted:,}"
 
     async def aclose(self) -> None:
         """Close nothing: there are no connections."""

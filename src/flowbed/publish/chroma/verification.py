@@ -10,6 +10,7 @@ import numpy as np
 from flowbed.index.versions.samples import nearest, sample
 from flowbed.publish.chroma.children import Damaged, ask
 from flowbed.publish.chroma.rows import chroma_metadata
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +66,7 @@ def _vectors(rows: Sequence[Sampled], changes: Changes) -> NDArray[np.float32]:
 
 def _fault(found: dict[str, Any], rows: Sequence[Sampled], gone: Sequence[str], changes: Changes) -> str:
     if found["rows"] != changes.rows:
-        return f"it has {found['rows']:,} rows, the index {changes.rows:,}"
+        return f"it has {count(found['rows'], 'row')}, the index {changes.rows:,}"
     held = {
         name: (document, metadata, np.asarray(vector, np.float32))
         for name, document, metadata, vector in zip(
