@@ -106,6 +106,21 @@ def test_run_with_wait_ends_with_every_chunk_indexed(pages: Path, flowbed: Call)
     assert statuses(flowbed) == {"SUCCESS": PAGES}
 
 
+def test_job_whose_every_line_is_refused_alike_is_shown_as_one_cause(
+    pages: Path, provider: SimulatorProcess, flowbed: Call
+) -> None:
+    provider.order(Fault(kind="failed_lines", status=400, calls=(1,)))
+    ran = flowbed("run", "--lane", "batch", "--wait")
+    assert ran.status == 1
+    found = flowbed("dead-letters", "list", "--json").json
+    assert len(found["dead_letters"]) == PAGES
+    (cause,) = found["causes"]
+    assert cause["count"] == PAGES
+    listed = flowbed("dead-letters", "list").out
+    assert f"{PAGES} dead letters of 1 cause" in listed
+    assert listed.count(cause["reason"]) == ran.out.count(cause["reason"]) == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "arguments", "lane"),
     [
