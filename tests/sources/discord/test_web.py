@@ -148,9 +148,10 @@ async def test_edits_and_deletions_within_the_look_back_are_found() -> None:
 
 async def test_page_whose_cursor_was_not_saved_is_known_when_it_is_deleted() -> None:
     """A process may end after the documents of a page were stored, and before its cursor was."""
-    discord, ops = server_of(1)
+    discord, ops = server_of(2)
     async with reading(discord) as reader:
         await reader.fetch()
+        discord.delete(ops, str(min(discord.channels[ops].messages)))
         discord.advance(DAY)
         new = discord.post(ops, "a new day")
         discord.advance(HOUR)

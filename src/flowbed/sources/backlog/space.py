@@ -169,9 +169,11 @@ class _Fetch:
     held: int = 0
     trouble: bool = False
     saved: dict[int, Position] = field(default_factory=dict)
+    ever: dict[int, Position] = field(default_factory=dict)
 
     async def pages(self) -> AsyncGenerator[Page]:
         self.saved = {number: each.copy() for number, each in self.positions.items()}
+        self.ever = stored.announced(self.saved, {})
         self._report_unseen()
         for project in self.projects:
             async for page in self._project(project):
@@ -183,6 +185,7 @@ class _Fetch:
         labels = _listing([_label(each) for each in self.projects])
         yield self._page(
             complete=(self.first or again) and not self.trouble,
+            last=True,
             empty=f"there are no issues, wiki pages or documents in {labels}",
         )
 
@@ -223,7 +226,7 @@ class _Fetch:
             async for found in reading.pages():
                 self._take(project, found)
                 self.positions[number] = position.copy()
-                if self.held >= PAGE_CHARACTERS or len(self.entries) >= PAGE_ENTRIES or self.gone:
+                if self.held >= PAGE_CHARACTERS or len(self.entries) >= PAGE_ENTRIES:
                     for page in self._pages():
                         yield page
         except (NoAnswer, Withheld) as error:
@@ -234,7 +237,7 @@ class _Fetch:
                 _label(project), f"{said}; what is indexed of it is kept, and the next run tries again"
             )
         self.trouble |= reading.trouble
-        if self.entries or self.gone or self.problems:
+        if self.entries or self.problems:
             for page in self._pages():
                 yield page
 
@@ -286,24 +289,34 @@ class _Fetch:
 
     def _pages(self) -> Iterator[Page]:
         """Yield what was found, and before it a page whose cursor knows the new documents."""
+        self.ever = stored.announced(self.ever, self.positions)
         if self.entries and not self.again:
-            yield Page(cursor=stored.written(stored.announced(self.saved, self.positions)))
+            yield Page(cursor=stored.written(stored.announced(self.saved, self.ever)))
         yield self._page()
         self.saved = {number: each.copy() for number, each in self.positions.items()}
 
-    def _page(self, *, complete: bool = False, empty: str = "") -> Page:
+    def _page(self, *, complete: bool = False, last: bool = False, empty: str = "") -> Page:
+        """Return what was found. What is gone comes last: until then it is known, and would be found once more."""
         cursor = stored.written(self.positions)
         self._keep(lambda raw: raw.keep(KEPT, cursor))
         page = Page(
             entries=self.entries,
-            gone=self.gone,
+            gone=self.gone if last else (),
             problems=self.problems,
-            cursor="" if self.again else cursor,
+            cursor="" if self.again else cursor if last else self._unfinished(),
             complete=complete,
             empty=empty,
         )
-        self.entries, self.gone, self.problems, self.held = [], [], [], 0
+        self.entries, self.problems, self.held = [], [], 0
         return page
+
+    def _unfinished(self) -> str:
+        """Return the cursor within a fetch: what is gone is still known, and is looked for by the next one."""
+        positions = stored.announced(self.positions, self.ever)
+        for number, position in self.positions.items():
+            if position.names() < positions[number].names():
+                positions[number].swept = 0
+        return stored.written(positions)
 
     def _keep(self, write: Callable[[RawAnswers], None]) -> None:
         """Write to the file of raw answers, and go on without it where that fails."""

@@ -155,10 +155,12 @@ class _Fetch:
     seen: set[str] = field(default_factory=set)
     trouble: bool = False
     saved: dict[str, Position] = field(default_factory=dict)
+    ever: dict[str, Position] = field(default_factory=dict)
 
     async def pages(self) -> AsyncGenerator[Page]:
         self._begin()
         self.saved = {name: each.copy() for name, each in self.positions.items()}
+        self.ever = stored.announced(self.saved, {})
         if self.problems:
             yield self._page()
         works = [
@@ -168,7 +170,7 @@ class _Fetch:
         async with aclosing(in_turns(works, over=lambda: False)) as found_by_channel:
             async for name, found in found_by_channel:
                 self._take(self.readings[name].place, found)
-                if self.entries or self.gone or self.problems:
+                if self.entries or self.problems:
                     for page in self._pages():
                         yield page
         for page in self._repeated() if self.again else ():
@@ -177,7 +179,7 @@ class _Fetch:
         complete = (self.first or self.again) and whole and not self.trouble
         # Between its pages, a fetch that lists everything again has no position: it must not go on in the middle.
         self.again = False
-        yield self._page(complete=complete, empty=self._why_empty())
+        yield self._page(complete=complete, last=True, empty=self._why_empty())
 
     def _begin(self) -> None:
         self.problems += self.server.problems
@@ -283,24 +285,30 @@ class _Fetch:
 
     def _pages(self) -> Iterator[Page]:
         """Yield what was found, and before it a page whose cursor knows the new documents."""
+        self.ever = stored.announced(self.ever, self.positions)
         if self.entries and not self.again:
-            yield Page(cursor=stored.written(stored.announced(self.saved, self.positions)))
+            yield Page(cursor=stored.written(stored.announced(self.saved, self.ever)))
         yield self._page()
         self.saved = {name: each.copy() for name, each in self.positions.items()}
 
-    def _page(self, *, complete: bool = False, empty: str = "") -> Page:
+    def _page(self, *, complete: bool = False, last: bool = False, empty: str = "") -> Page:
+        """Return what was found. What is gone comes last: until then it is known, and would be found once more."""
         cursor = stored.written(self.positions)
         self._keep(lambda raw: raw.keep(KEPT, cursor))
         page = Page(
             entries=self.entries,
-            gone=self.gone,
+            gone=self.gone if last else (),
             problems=self.problems,
-            cursor="" if self.again else cursor,
+            cursor="" if self.again else cursor if last else self._unfinished(),
             complete=complete,
             empty=empty,
         )
-        self.entries, self.gone, self.problems = [], [], []
+        self.entries, self.problems = [], []
         return page
+
+    def _unfinished(self) -> str:
+        """Return the cursor within a fetch: what is gone is still known, and is looked for by the next one."""
+        return stored.written(stored.announced(self.positions, self.ever))
 
     def _keep(self, write: Callable[[RawAnswers], None]) -> None:
         """Write to the file of raw answers, and go on without it where that fails."""
