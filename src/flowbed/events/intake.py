@@ -91,15 +91,20 @@ async def take_in(told: Notifications, on: IntakeContext) -> Intake:
     """Take in the objects that an event tells of; safe to repeat, in any order. One that fails stops no other."""
     done = Intake(ignored=dict(told.ignored), failures=list(told.problems), failed=list(told.failed))
     for each in told.created:
-        key = _key_of(each, on.context.store.url)
-        if key is None:
+        keys = _keys_of(each, on.context.store.url)
+        if not keys:
             done.ignore(_why_ignored(each, on.context.store.url))
             continue
         before = len(done.failures), len(done.later)
-        try:
-            await _take_one(key, on, done)
-        except Rejected as error:
-            done.failures.append(Problem(subject=key, reason=str(error)))
+        for key in keys:
+            try:
+                if await _take_one(key, on, done):
+                    break
+            except Rejected as error:
+                done.failures.append(Problem(subject=key, reason=str(error)))
+                break
+        else:
+            done.ignore("deleted meanwhile")
         if each.message and (len(done.failures), len(done.later)) != before:
             done.failed.append(each.message)
     return done
@@ -151,25 +156,26 @@ async def _take_unknown(source: str, files: Mapping[str, str], on: IntakeContext
             await _take_external(key, source, files[key], on, done)
 
 
-async def _take_one(key: str, on: IntakeContext, done: Intake) -> None:
+async def _take_one(key: str, on: IntakeContext, done: Intake) -> bool:
+    """Take in one file; return whether it is there, or is none to look for."""
     match = LAYOUT.fullmatch(checked(key))
     if match is None:
         done.ignore("not a batch file")
-        return
+        return True
     source = match["source"]
     own = OWN.fullmatch(match["name"])
     if own is not None:
         row = (await on.context.ledger.batches.get([own[1]])).get(own[1])
         if row is not None and row.key == key:
             await _take_own(row, on, done)
-            return
+            return True
     if not on.is_name(source):
         if is_external(source) or "." in source:
             done.ignore("written by a fetch that was killed")
-            return
+            return True
         raise Rejected(f"{source!r} cannot be the name of a source: use lower-case letters, digits, - and _")
     # The file may have been written again: it is always read.
-    await _take_external(key, source, f"told at {on.context.clock()}", on, done)
+    return await _take_external(key, source, f"told at {on.context.clock()}", on, done)
 
 
 async def _take_own(row: BatchRow, on: IntakeContext, done: Intake) -> None:
@@ -182,21 +188,25 @@ async def _take_own(row: BatchRow, on: IntakeContext, done: Intake) -> None:
         done.ignore("replaced by a later batch file")
 
 
-async def _take_external(key: str, source: str, etag: str, on: IntakeContext, done: Intake) -> None:
-    """Read a batch file of another program, up to three times, and write its chunks as batch files of Flowbed's own."""
+async def _take_external(key: str, source: str, etag: str, on: IntakeContext, done: Intake) -> bool:
+    """Read a batch file of another program, up to three times, and write its chunks as batch files of Flowbed's own.
+
+    Returns False if there is no such file.
+    """
     context = on.context
     written: list[BatchRow] = []
     file = ExternalFile(key, name_of(key), etag)
     feed = ConfiguredSource(
         source=ExternalBatches(context.store, [file], is_collection=on.is_name), rules=_rules(source, on)
     )
-    attempts = 0
+    attempts, gone = 0, False
     for wait in (*RETRIES, None):
         attempts += 1
         try:
             await check_space(feed, context)
             synced = await sync(feed, context, allow_deletes=False, wrote=written.append, troubled=False)
-            problems = synced.problems
+            problems = [each for each in synced.problems if not each.skipped]
+            gone = len(problems) < len(synced.problems)
             unread = [each for each in problems if each.subject == key]
             transient = False
         except Error as error:
@@ -208,10 +218,10 @@ async def _take_external(key: str, source: str, etag: str, on: IntakeContext, do
     done.batches.update(row.id for row in written)
     done.chunks += sum(row.chunks for row in written)
     done.read += bool(written)
-    done.already += not (written or problems)
+    done.already += not (written or problems or gone)
     done.failures += problems
     if transient:
-        return  # the next listing finds it
+        return True  # the next listing finds it
     await context.ledger.dead_letters.remove(LETTER, owner=source, subjects=[key])
     if problems:
         first, more = problems[0], len(problems) - 1
@@ -225,6 +235,7 @@ async def _take_external(key: str, source: str, etag: str, on: IntakeContext, do
             attempts=attempts,
         )
         await context.ledger.dead_letters.add([letter])
+    return not gone
 
 
 def _rules(source: str, on: IntakeContext) -> Rules:
@@ -236,13 +247,13 @@ def name_of(key: str) -> str:
     return key.partition("/chunked/")[2].removesuffix(".zst").removesuffix(".json")
 
 
-def _key_of(told: Created, url: str) -> str | None:
-    """Return the key below the store's root that an event means; None for another bucket, or above the root."""
+def _keys_of(told: Created, url: str) -> list[str]:
+    """Return the keys below the store's root that an event may mean; none for another bucket, or above the root."""
     bucket, prefix = _root(url)
     if bucket and told.bucket != bucket:
-        return None
+        return []
     below = [key.removeprefix(prefix) for key in told.keys if key.startswith(prefix)]
-    return next((key for key in below if LAYOUT.fullmatch(key)), below[0] if below else None)
+    return [key for key in below if LAYOUT.fullmatch(key)] or below[:1]
 
 
 def _root(url: str) -> tuple[str, str]:

@@ -45,7 +45,14 @@ class ExternalBatches:
             try:
                 items, problems = read_items((await self._store.get(file.key)).body, self._is_collection)
             except NotFound:
-                continue  # deleted meanwhile: what was indexed of it stays
+                yield Page(  # deleted meanwhile: what was indexed of it stays
+                    problems=[
+                        Problem(
+                            subject=file.key, reason="it is not there", skipped=True, document=file.document
+                        )
+                    ]
+                )
+                continue
             except Rejected as error:
                 yield Page(problems=[Problem(subject=file.key, reason=str(error), document=file.document)])
                 continue
