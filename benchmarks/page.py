@@ -21,6 +21,7 @@ from benchmarks import (
     receipts,
     search,
     server,
+    sources,
 )
 from benchmarks.picture import picture
 from benchmarks.results import read_result
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "cranfield": cranfield,
     "questions": questions,
     "limits": limits,
+    "sources": sources,
 }
 
 
