@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from benchmarks.results import Options
     from flowbed.records import Document
 
-MESSAGES, ROUNDS = 100_000, 3
+MESSAGES, ROUNDS = 50_000, 3
 READ_TARGET, CHUNK_TARGET = 20_000.0, 5_000.0
 DAY = 86_400
 

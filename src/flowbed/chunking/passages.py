@@ -35,6 +35,10 @@ PIECE = 60  # inside an overlong line
 # has 4 or 5 characters per token; indented tables and drawings up to CHARACTERS_MEASURED.
 CHARACTERS_PER_TOKEN = 16
 
+# Parts that take at most this share of the capacity fit together: no tokenizer makes a third more of a text than of its
+# lines, with a token for each end of a line.
+AMPLE = 0.75
+
 # A cut should leave at least 1/4 of the capacity on both sides: shorter passages say too little to be found.
 LEAST_SHARE = 4
 
@@ -109,9 +113,10 @@ def passages(
     while stretches:
         first, last = stretches.pop()
         start, end = trim(text, offsets[first], offsets[last])
-        # The sum of the parts' tokens may differ from that of the whole, so count again.
-        fits = before[last] - before[first] <= capacity and end - start <= longest
-        if fits and count(text[start:end]) <= capacity:
+        # The sum of the parts' tokens may differ from that of the whole, so count again, unless there is ample room.
+        parts = before[last] - before[first]
+        fits = parts <= capacity and end - start <= longest
+        if fits and (parts + last - first <= capacity * AMPLE or count(text[start:end]) <= capacity):
             if start < end:
                 found.append(Passage(start, end))
         elif last - first > 1:
