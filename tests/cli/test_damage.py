@@ -172,6 +172,9 @@ def change_ledger(folder: Path, statement: str) -> None:
         "UPDATE chunks SET document = CAST(x'64ff3438' AS TEXT) WHERE document = 'd48'",
         "UPDATE chunks SET status = 'SUcCESS' WHERE document = 'd48'",
         "UPDATE chunks SET row_hash = 'zz' || substr(row_hash, 3) WHERE document = 'd48'",
+        # A flipped bit in the text of the schema.
+        "ALTER TABLE documents RENAME COLUMN etag TO etah",
+        "ALTER TABLE keys RENAME COLUMN tier TO uier",
     ],
 )
 def test_ledger_with_a_wrong_value_is_reported_and_fixed(statement: str, harmed: Path, flowbed: Call) -> None:
@@ -183,6 +186,7 @@ def test_ledger_with_a_wrong_value_is_reported_and_fixed(statement: str, harmed:
     assert flowbed("doctor", "--json").json["findings"] == []
     assert flowbed("verify", "--json").json["faults"] == 0
     assert_same(contents_of(harmed), healthy)
+    assert flowbed("keys", "list", "--json").json["keys"]
 
 
 def test_salvaged_ledger_keeps_the_damaged_files_together(harmed: Path, flowbed: Call) -> None:

@@ -52,7 +52,27 @@ def _damage_in(database: sqlite3.Connection) -> str:
         for (status,) in database.execute("SELECT DISTINCT status FROM chunks"):
             if str(status).encode() not in STATUSES:
                 return f"a chunk has status {status!r}"
+    return _damage_in_schema(database)
+
+
+def _damage_in_schema(database: sqlite3.Connection) -> str:
+    """Return which table has other columns than its revision says: a bit of the schema's text was flipped."""
+    if _revision(database) != HEAD:
+        return ""
+    from flowbed.ledger.sql.migrations import schema_statements  # loads SQLAlchemy
+
+    with contextlib.closing(sqlite3.connect(":memory:")) as whole:
+        for statement in schema_statements():
+            whole.execute(statement)
+        for table in _tables(whole):
+            missing = set(_columns(whole, table)) - set(_columns(database, table))
+            if missing:
+                return f"table {table} has no column {min(missing)}"
     return ""
+
+
+def _columns(database: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
 
 
 def _proves_damage(error: sqlite3.Error) -> bool:
@@ -138,7 +158,8 @@ def _draft(file: Path) -> Path:
 
 def _revision(old: sqlite3.Connection) -> str:
     found = next(_readable(old, f"SELECT version_num FROM {VERSION_TABLE}"), (b"",))  # noqa: S608
-    return bytes(found[0]).decode(errors="replace")
+    version = found[0]  # bytes while a damaged ledger is copied
+    return version.decode(errors="replace") if isinstance(version, bytes) else str(version)
 
 
 def _copy_table(table: str, old: sqlite3.Connection, new: sqlite3.Connection) -> int:
@@ -148,11 +169,13 @@ def _copy_table(table: str, old: sqlite3.Connection, new: sqlite3.Connection) ->
         f'"{name}" {{way}}' for _, name in sorted((row[5], row[1]) for row in described if row[5])
     )
     insert = f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
+    # By their places, since the name of one may be damaged.
+    wanted = "*" if len(_columns(old, table)) == len(columns) else ", ".join(columns)
     before = new.total_changes
     # From the front, and from the end where a page in between cannot be read.
     orders = ("", *(f"ORDER BY {key.format(way=way)}" for way in ("ASC", "DESC")))
     for order in orders:
-        query = f"SELECT {', '.join(columns)} FROM {table} {order}"  # noqa: S608
+        query = f"SELECT {wanted} FROM {table} {order}"  # noqa: S608
         for row in _readable(old, query):
             if (values := _usable(table.strip('"'), dict(zip(columns, row, strict=True)))) is not None:
                 with contextlib.suppress(sqlite3.IntegrityError):  # a value that its column does not take

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import sqlite3
 from itertools import repeat
@@ -47,6 +48,7 @@ _BROKEN = (
     " can be read of it; if the path is wrong, set `ledger` to another"
 )
 _NOT_UTF8 = "the ledger {location} holds a text that is not UTF-8; `flowbed verify --repair` repairs its row"
+_NO_SUCH = re.compile(r"no such (?:column|table)|has no column named")
 
 # What a primary result code means to the caller. Any other is a bug of ours.
 _MEANINGS: Mapping[int, tuple[type[Error], str]] = {
@@ -181,6 +183,8 @@ class Sqlite:
         if isinstance(cause, LookupError) and "enum" in str(
             cause
         ):  # SQLAlchemy's, about a status that there is not
+            return Damaged(f"{_BROKEN.format(location=self.location)} ({cause})")
+        if code == sqlite3.SQLITE_ERROR and _NO_SUCH.search(str(cause)):  # its schema is damaged
             return Damaged(f"{_BROKEN.format(location=self.location)} ({cause})")
         if NOT_UTF8 in str(cause):  # the driver's own error, which has no code
             return Damaged(f"{_NOT_UTF8.format(location=self.location)} ({cause})")
