@@ -269,6 +269,10 @@ issues with their notes, as someone asks who has the problem and does not know t
 if it has something of a message that answers, or of the issue. Fixed sizes cut each day of a channel, or each issue,
 every {CAPACITY} tokens; neither way sends more. Chunks by structure, or of fixed sizes: {made}.
 Windows of chats end at silences, so they are shorter than pieces of a fixed size: five of them show a reader less text.
+Other windows were tried on 2026-11-30 and found as much (recall@5 of the same questions): windows of 150 tokens or more
+59.4 %; windows that no silence ends, only the day and the capacity, 59.4 %, without channel, date and overlap 60.9 %;
+windows as they are without channel and date 59.4 %. All of these are cut in two until they fit, which leaves 133 to 161
+tokens on average, while fixed sizes are filled.
 
 {table(["chunks", "recall@1", "recall@5", "recall@10", "MRR@10"], rows)}
 
