@@ -125,7 +125,7 @@ def _fields(receipt: Mapping[str, Any], document: Document) -> dict[str, Scalar]
     fields: dict[str, Scalar] = {}
     for name in FIELDS:
         value = receipt.get(name)
-        if value is None or value == "":
+        if value is None or (isinstance(value, str) and not value.strip()):
             continue
         if not isinstance(value, str | int | float):
             raise Rejected(f"{document.id}: {name} must be a string or a number, not {shown(value)}")

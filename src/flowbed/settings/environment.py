@@ -25,11 +25,12 @@ STANDARD = {
     "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
     "profile": ("AWS_PROFILE", "AWS_DEFAULT_PROFILE"),
 }
-# The variable with the token of each kind of source that is read over an API.
+# The variable with the token of each kind of source that is read over an API, or that asks one.
 SOURCE_TOKENS = {
     "backlog": "BACKLOG_API_KEY",
     "discord": "DISCORD_TOKEN",
     "gitlab": "GITLAB_TOKEN",
+    "receipts": "GOOGLE_PLACES_API_KEY",
     "slack": "SLACK_TOKEN",
 }
 

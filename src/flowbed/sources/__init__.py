@@ -77,8 +77,8 @@ def kinds() -> dict[str, str]:
     return {**{point.name: point.value for point in entry_points(group="flowbed.sources")}, **VENDORS}
 
 
-# Kinds whose opener takes the token of an API.
-WITH_TOKEN = frozenset({"backlog", "discord", "gitlab", "slack"})
+# Kinds whose opener takes the token or key of an API.
+WITH_TOKEN = frozenset({"backlog", "discord", "gitlab", "receipts", "slack"})
 
 
 def open_source(
