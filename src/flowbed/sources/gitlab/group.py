@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import zlib
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from flowbed.errors import Error, Misconfigured, Transient
 from flowbed.records import Page, Problem
 from flowbed.records.values import count
+from flowbed.sources import cursors
 from flowbed.sources.gitlab import position as stored
 from flowbed.sources.gitlab.api import GitLabApi, Withheld, escaped, open_http
 from flowbed.sources.gitlab.links import linked_in_project, place
-from flowbed.sources.gitlab.position import LONGEST
 from flowbed.sources.gitlab.project import KINDS, NAMES, unseen
 from flowbed.sources.gitlab.rendering import REVISION
 
@@ -157,19 +153,15 @@ class _Left:
     def written(self) -> str:
         if not self.projects:
             return ""
-        text = orjson.dumps([self.options, self.projects], option=orjson.OPT_SORT_KEYS)
-        if len(text) > LONGEST:
-            return "z" + base64.b85encode(zlib.compress(text)).decode()
-        return text.decode()
+        return cursors.written([self.options, self.projects])
 
 
 def _read(cursor: str, options: str) -> Mapping[str, tuple[str, str]]:
     """Parse a cursor; one that is empty, of other options, or no cursor of a group begins from the start."""
     try:
-        text = zlib.decompress(base64.b85decode(cursor[1:])) if cursor.startswith("z") else cursor.encode()
-        written_with, projects = orjson.loads(text)
+        written_with, projects = cursors.read(cursor)
         found = {number: (path, position) for number, (path, position) in projects.items()}
-    except (ValueError, TypeError, AttributeError, zlib.error):
+    except (ValueError, TypeError, AttributeError):
         return {}
     return found if written_with == options else {}
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import zlib
 from dataclasses import asdict, dataclass, field
 
-import orjson
-
-# A cursor of more characters is compressed: a row of a ledger holds 400 KB.
-LONGEST = 50_000
+from flowbed.sources import cursors
 
 
 @dataclass(kw_only=True)
@@ -47,10 +42,7 @@ class Position:
 
     def written(self) -> str:
         """Return this position as a cursor."""
-        text = orjson.dumps({str(self.number): asdict(self)}, option=orjson.OPT_SORT_KEYS)
-        if len(text) > LONGEST:
-            return "z" + base64.b85encode(zlib.compress(text)).decode()
-        return text.decode()
+        return cursors.written({str(self.number): asdict(self)})
 
 
 def read(cursor: str, options: str) -> Position:
@@ -62,9 +54,8 @@ def read(cursor: str, options: str) -> Position:
 def parsed(cursor: str) -> Position:
     """Parse a cursor of any options; what is no cursor of a project is the start."""
     try:
-        text = zlib.decompress(base64.b85decode(cursor[1:])) if cursor.startswith("z") else cursor.encode()
-        ((_, fields),) = orjson.loads(text).items()
+        ((_, fields),) = cursors.read(cursor).items()
         listings = {name: Listing(**fields[name]) for name in ("issues", "merge_requests")}
         return Position(**{**fields, **listings})
-    except (ValueError, TypeError, AttributeError, KeyError, zlib.error):
+    except (ValueError, TypeError, AttributeError, KeyError):
         return Position()

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import zlib
 from dataclasses import dataclass, field, replace
 
-import orjson
-
+from flowbed.sources import cursors
 from flowbed.sources.slack.messages import day_of
 
 DAY = 86_400  # seconds
-# A cursor of more characters is compressed: a row of a ledger holds 400 KB.
-LONGEST = 50_000
-
 
 Thread = tuple[str, int, int, int]
 
@@ -49,21 +43,17 @@ def written(positions: dict[str, Position]) -> str:
     """Return positions as a cursor."""
     value = {
         name: [
-            *(each.filled, each.listed, each.swept, each.whole, *_packed(each.days), each.threads),
+            *(each.filled, each.listed, each.swept, each.whole, *cursors.packed(each.days), each.threads),
             *(each.rest, each.cut),
         ]
         for name, each in positions.items()
     }
-    text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    if len(text) > LONGEST:
-        return "z" + base64.b85encode(zlib.compress(text)).decode()
-    return text.decode()
+    return cursors.written(value)
 
 
 def read(cursor: str) -> dict[str, Position]:
     """Parse a cursor; one that is empty or no cursor of a workspace begins from the start."""
     try:
-        text = zlib.decompress(base64.b85decode(cursor[1:])) if cursor.startswith("z") else cursor.encode()
         return {
             name: Position(
                 filled=filled,
@@ -72,17 +62,17 @@ def read(cursor: str) -> dict[str, Position]:
                 whole=whole,
                 rest=tuple(rest) if rest else None,
                 cut=cut,
-                days=_unpacked(first, bits),
+                days=cursors.unpacked(first, bits),
                 threads={
                     thread: (newest, count, read_at, parent)
                     for thread, (newest, count, read_at, parent) in threads.items()
                 },
             )
-            for name, (filled, listed, swept, whole, first, bits, threads, rest, cut) in orjson.loads(
-                text
+            for name, (filled, listed, swept, whole, first, bits, threads, rest, cut) in cursors.read(
+                cursor
             ).items()
         }
-    except (ValueError, TypeError, AttributeError, zlib.error):
+    except (ValueError, TypeError, AttributeError):
         return {}
 
 
@@ -90,14 +80,3 @@ def documents(positions: dict[str, Position]) -> set[str]:
     """Return the ids of all documents that were found so far, with threads that have no text."""
     days = {f"{name}/d/{day_of(day * DAY)}" for name, each in positions.items() for day in each.days}
     return days | {f"{name}/t/{thread}" for name, each in positions.items() for thread in each.threads}
-
-
-def _packed(days: set[int]) -> tuple[int, str]:
-    """Return the first day and a bit for each day since then: 100 bytes for a year."""
-    first = min(days, default=0)
-    return first, f"{sum(1 << (day - first) for day in days):x}"
-
-
-def _unpacked(first: int, bits: str) -> set[int]:
-    number = int(bits, 16)
-    return {first + place for place in range(number.bit_length()) if number >> place & 1}
