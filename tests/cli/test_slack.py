@@ -79,7 +79,7 @@ def test_add_says_what_the_token_can_and_cannot_see(flowbed: Call, monkeypatch: 
     workspace = SlackWorkspace()
     workspace.add_channel("C1", "ops")
     workspace.add_channel("C2", "dev", member=False)
-    scopes = ("channels:read", "users:read")
+    scopes = ("channels:history", "channels:read", "users:read")
     with running_thread(SlackSimulator(workspace, scopes=scopes), dated=False) as url:
         monkeypatch.delenv("SLACK_TOKEN", raising=False)
         unset = flowbed("add", "team", "slack", f"{url}/api").out

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.support.chroma import archive, write_chroma
+from tests.support.preloaded import use_own
 
 from flowbed.errors import Rejected
 from flowbed.publish.reading.child import Job
@@ -322,7 +323,10 @@ async def test_good_archive_with_other_files_beside_is_read(good: Path, tmp_path
     assert not list(tmp_path.rglob("README.md"))  # noqa: ASYNC240
 
 
-async def test_reading_that_needs_too_much_memory_or_time_is_refused(good: Path, tmp_path: Path) -> None:
+async def test_reading_that_needs_too_much_memory_or_time_is_refused(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_own(monkeypatch)  # what a forked child shares with its server is not its own memory
     for number, limits in enumerate(({"memory_bytes": 192 * MEGABYTE}, {"seconds": 1, "page": 1})):
         scratch = tmp_path / str(number)
         scratch.mkdir()

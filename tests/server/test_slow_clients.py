@@ -337,10 +337,10 @@ async def test_gate_one_key_with_bodies_that_never_come_leaves_places_to_others(
     secrets = [(await service.keys.create(name, secret=service.bed.secret))[1] for name in ("a", "b")]
     few = replace(service, serving=replace(service.serving, concurrency=8), keys=service.bed.keys())
     app = create_app(few, body_seconds=1)
-    waiting = asyncio.Event()
+    settled = asyncio.Queue[None]()  # one for each request that was admitted or answered
 
     async def never() -> dict[str, Any]:
-        waiting.set()
+        settled.put_nowait(None)
         await asyncio.sleep(3600)
         return {}
 
@@ -350,7 +350,10 @@ async def test_gate_one_key_with_bodies_that_never_come_leaves_places_to_others(
     stuck = [
         asyncio.create_task(call(app, "POST", "/v1/embeddings", never, headers(secrets[0]))) for _ in range(8)
     ]
-    await waiting.wait()
+    for each in stuck:
+        each.add_done_callback(lambda _: settled.put_nowait(None))
+    for _ in stuck:
+        await settled.get()
     body = orjson.dumps({"model": MODEL, "input": "text"})
     reply = await call(app, "POST", "/v1/embeddings", body, headers(secrets[1]))
     assert reply.status == 200

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from flowbed.ledger import BatchRow
 
 # {source}/chunked/.../NAME.json or NAME.json.zst; unfinished files begin with a dot, or end in .tmp.
-LAYOUT = re.compile(r"(?P<source>[^/]+)/chunked/(?P<name>(?:[^/]+/)*[^./][^/]*?)\.json(?:\.zst)?")
-OWN = re.compile(r"(?:.*/)?batch_([0-9a-f]{64})")
+LAYOUT = re.compile(r"\A(?P<source>[^/]+)/chunked/(?P<name>(?:[^/]+/)*[^./][^/]*?)\.json(?:\.zst)?")
+OWN = re.compile(r"\A(?:.*/)?batch_([0-9a-f]{64})")
 # Seconds before each retry of a file that cannot be read: its writer may not have finished it.
 RETRIES = (1.0, 4.0)
 # A fetch records a batch file in the ledger at once after writing it. One that is not recorded after this time (µs)

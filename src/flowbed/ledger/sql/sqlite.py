@@ -20,6 +20,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 from flowbed.errors import Damaged, Error, Misconfigured, OutOfSpace, Transient
 from flowbed.ledger.sql.database import WRITING
 from flowbed.ledger.sql.salvage import NOT_UTF8
+from flowbed.ledger.sql.schema import metadata
 from flowbed.ledger.sql.write_ahead_log import use_write_ahead_log
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ _BROKEN = (
     " can be read of it; if the path is wrong, set `ledger` to another"
 )
 _NOT_UTF8 = "the ledger {location} holds a text that is not UTF-8; `flowbed verify --repair` repairs its row"
-_NO_SUCH = re.compile(r"no such (?:column|table)|has no column named")
+_MISSING = re.compile(r"(?:no such column: |no such table: |has no column named )(?:\w+\.)?(\w+)")
+_NAMES = {*metadata.tables, *(column.name for table in metadata.tables.values() for column in table.columns)}
 
 # What a primary result code means to the caller. Any other is a bug of ours.
 _MEANINGS: Mapping[int, tuple[type[Error], str]] = {
@@ -184,7 +186,8 @@ class Sqlite:
             cause
         ):  # SQLAlchemy's, about a status that there is not
             return Damaged(f"{_BROKEN.format(location=self.location)} ({cause})")
-        if code == sqlite3.SQLITE_ERROR and _NO_SUCH.search(str(cause)):  # its schema is damaged
+        missing = _MISSING.search(str(cause)) if code == sqlite3.SQLITE_ERROR else None
+        if missing and missing[1] in _NAMES:  # its schema is damaged
             return Damaged(f"{_BROKEN.format(location=self.location)} ({cause})")
         if NOT_UTF8 in str(cause):  # the driver's own error, which has no code
             return Damaged(f"{_NOT_UTF8.format(location=self.location)} ({cause})")

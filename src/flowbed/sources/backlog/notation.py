@@ -15,7 +15,8 @@ _HEADING = re.compile(r"(\*{1,6})[ \u3000]*(?=[^*\s])(.*)")
 _LIST = re.compile(r"(-{1,6}|\+{1,6})[ \u3000]*(?=[^-+\s])(.*)")
 _ROW = re.compile(r"\|(.*)\|(h?)[ \u3000]*")
 _LINK = re.compile(r"\[\[([^\[\]\n]+?)\]\]")
-_LABEL = re.compile(r"(.+?)[>:]((?:https?|ftp|mailto):\S+|/\S*)")
+# What stands between a label and an address.
+_BEFORE_ADDRESS = re.compile(r"[>:](?=(?:https?|ftp|mailto):\S|/)")
 _COLOR = re.compile(r"&color\([^()\n]*\)\s*\{([^{}]*)\}")
 _FILE = re.compile(r"#(?:image|thumbnail|attach)\(([^()\n:]*)(?::[^()\n]*)?\)")
 _MARKS = (
@@ -84,7 +85,9 @@ def _inline(text: str) -> str:
 
 
 def _link(inner: str) -> str:
-    found = _LABEL.fullmatch(inner)
-    if found is None or inner.startswith(("http:", "https:")):
+    words = inner.split()
+    if not words or inner.startswith(("http:", "https:")) or not inner.endswith(words[-1]):
         return inner
-    return f"[{found[1]}]({found[2]})"
+    # An address has no blank in it, and a label has a letter.
+    found = _BEFORE_ADDRESS.search(inner, max(1, len(inner) - len(words[-1])))
+    return inner if found is None else f"[{inner[: found.start()]}]({inner[found.end() :]})"
