@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import gc
 import contextlib
+import gc
 import importlib.util
 import os
 import shutil
