@@ -74,6 +74,9 @@ def test_read_only_project_can_be_searched_and_examined(closed: Path, log: bool)
     assert json.loads(found.stdout.splitlines()[-1])["hits"][0]["id"] == "notes#tea.txt#00000"
     status = call(closed, "status", "--json")
     assert json.loads(status.stdout.splitlines()[-1])["collections"]["notes"]["rows"] == 3, status.stderr
+    (tea,) = closed.rglob("tea.txt")
+    tea.chmod(0o644)
+    tea.write_text("Tea is served at five.")  # without a change, a run has nothing to write
     run = call(closed, "run")
     assert run.returncode == 2
     assert "make the file and its folder writable" in run.stderr
