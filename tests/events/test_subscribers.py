@@ -101,7 +101,7 @@ async def test_subscriber_that_was_killed_gets_the_batch_file_again(project: Pro
         assert [key.partition("/")[0] for key in inbox.got] == ["a", "a", "b"]
 
 
-async def test_subscriber_failure_is_a_dead_letter_after_two_retries_and_stops_no_other(
+async def test_subscriber_that_fails_gets_a_dead_letter_after_two_retries(
     project: Project,
 ) -> None:
     """The letter names batch file, reason and attempts; its retry delivers that batch file again."""

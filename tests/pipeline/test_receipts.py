@@ -13,6 +13,8 @@ from flowbed.testing.index import contents_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.projects import Project
+
 
 # So many receipts, or all, and how many lines and words they have.
 SOME, ALL = (50, (2_659, 5_659)), (None, (16_879, 36_235))
@@ -64,3 +66,17 @@ async def test_run_receipts_index_every_line_and_word_once(
         assert (again.fetched, again.chunks, again.embedded) == (0, 0, 0)
         assert again.versions == report.versions
         assert (await bed.status()).chunks == {"SUCCESS": len(lines) + len(words)}
+
+
+async def test_run_receipt_with_another_merchant_embeds_nothing(receipts: Project) -> None:
+    async with await receipts.open() as bed:
+        await bed.run()
+    file = receipts.folder / "receipts.jsonl"
+    file.write_text(file.read_text("utf-8").replace("WAN SHENG", "WAN SHENG TRADING"), "utf-8")
+    receipts.sent()
+    async with await receipts.open() as bed:
+        report = await bed.run()
+        assert not receipts.sent()
+        (hit,) = await bed.search("GRAND TOTAL 7.80", where={"merchant_name": "WAN SHENG TRADING"}, limit=1)
+    assert (report.fetched, report.embedded) == (1, 0)
+    assert hit.document == "GRAND TOTAL 7.80"

@@ -212,7 +212,7 @@ async def texts_on(server: ChromaDatabase, name: str) -> dict[str, str]:
     return dict(zip(held["ids"], held["documents"], strict=True))
 
 
-async def test_project_with_a_chroma_server_forgets_rows_there_and_its_checklist_asks_it(
+async def test_forget_and_checklist_reach_the_chroma_server(
     notes: Project, server: ChromaDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = f"notes-{secrets.token_hex(6)}"

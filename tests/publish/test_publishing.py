@@ -60,7 +60,7 @@ async def test_run_with_nothing_new_reads_one_record_for_a_publication(notes: Pr
         ]
 
 
-async def test_run_after_an_index_was_built_again_publishes_it_although_its_number_is_the_same(
+async def test_run_rebuilt_index_with_the_same_version_number_is_published(
     notes: Project,
 ) -> None:
     publish_by(notes, kind="parquet")

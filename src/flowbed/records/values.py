@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flowbed.errors import Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 # Larger integers have no type in the index, and would change.
 LARGEST = 2**63
@@ -33,6 +33,12 @@ def require_number(value: object, name: str) -> float:
     elif abs(value) >= LARGEST:
         raise Rejected(f"{name} is {shown(value)}, which needs more than 64 bits: write it as a string")
     return value
+
+
+def listing(names: Sequence[str], *, none: str, most: int = 20) -> str:
+    """Write up to `most` names, and how many more there are; `none` where there are none."""
+    said = ", ".join(names[:most])
+    return (f"{said} and {len(names) - most:,} more" if len(names) > most else said) or none
 
 
 def count(number: int, noun: str) -> str:

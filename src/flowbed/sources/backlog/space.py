@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Entry, Page, Problem
-from flowbed.records.values import suggestion
+from flowbed.records.values import listing, suggestion
 from flowbed.sources.backlog import position as stored
 from flowbed.sources.backlog.api import BacklogApi, NoAnswer, Withheld, open_http
 from flowbed.sources.backlog.links import linked_in_space
@@ -98,7 +98,9 @@ class Space:
         try:
             api = BacklogApi(http=http, sleep=self.sleep, waits=())
             projects = await open_projects(api, self.base_url, self.projects)
-            lines = [f"{self.base_url}: reads {_listing([_label(each) for each in projects])}"]
+            lines = [
+                f"{self.base_url}: reads {listing([_label(each) for each in projects], none='no project')}"
+            ]
             for each in projects[:SHOWN]:
                 try:
                     await api.get("/issues/count", projectId=[each["id"]])
@@ -182,7 +184,7 @@ class _Fetch:
             yield page
         # Between its pages, a fetch that lists everything again has no position: it must not go on in the middle.
         again, self.again = self.again, False
-        labels = _listing([_label(each) for each in self.projects])
+        labels = listing([_label(each) for each in self.projects], none="no project")
         yield self._page(
             complete=(self.first or again) and not self.trouble,
             last=True,
@@ -343,8 +345,3 @@ def _held(made: Document) -> Document:
 
 def _label(project: Mapping[str, Any]) -> str:
     return str(project.get("projectKey") or project.get("id"))
-
-
-def _listing(labels: Sequence[str]) -> str:
-    shown = ", ".join(labels[:SHOWN])
-    return (f"{shown} and {len(labels) - SHOWN:,} more" if len(labels) > SHOWN else shown) or "no project"

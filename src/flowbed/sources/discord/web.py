@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from flowbed.records import Entry, Page, Problem
+from flowbed.records.values import listing
 from flowbed.sources.discord import positions as stored
 from flowbed.sources.discord.api import DiscordApi, DiscordRefusal, NoAnswer, open_http
 from flowbed.sources.discord.limits import Limits
@@ -100,7 +101,7 @@ class Web:
         finally:
             await http.aclose()
         labels = [each.label for each in seen.channels if each.label not in refused]
-        lines = [f"Discord server {seen.name}: reads {_listing(labels)}"]
+        lines = [f"Discord server {seen.name}: reads {listing(labels, none='no channel')}"]
         lines += [f"does not read {label}: {reason}" for label, reason in refused.items()]
         return (*lines, *(f"{each.subject}: {each.reason}" for each in seen.problems))
 
@@ -280,7 +281,7 @@ class _Fetch:
 
     def _why_empty(self) -> str:
         """Say why a fetch that covers everything listed nothing."""
-        labels = _listing([each.label for each in self.server.channels])
+        labels = listing([each.label for each in self.server.channels], none="no channel")
         return f"there are no messages that are older than a minute in {labels}, nor in threads of them"
 
     def _pages(self) -> Iterator[Page]:
@@ -339,8 +340,3 @@ def _put(
 
 def _document(place: Place, key: str, raw: Sequence[bytes], names: Names) -> Document:
     return read_document(place, key, [orjson.loads(each) for each in raw], names)
-
-
-def _listing(labels: Sequence[str]) -> str:
-    shown = ", ".join(labels[:SHOWN])
-    return (f"{shown} and {len(labels) - SHOWN:,} more" if len(labels) > SHOWN else shown) or "no channel"

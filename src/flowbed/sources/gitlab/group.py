@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Error, Misconfigured, Transient
 from flowbed.records import Page, Problem
-from flowbed.records.values import count
+from flowbed.records.values import count, listing
 from flowbed.sources import cursors
 from flowbed.sources.gitlab import position as stored
 from flowbed.sources.gitlab.api import GitLabApi, Withheld, escaped, open_http
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from flowbed.sources.gitlab.project import Project
     from flowbed.sources.gitlab.rendering import Rendering
 
-# Projects that a message names; the others are counted.
-SHOWN = 20
 # So many projects in a row without an answer mean that GitLab is down, not the project.
 SILENT = 2
 
@@ -57,7 +55,7 @@ class Group:
         if lost:
             reason = (
                 "not in the group any more, or not shown to the token; what is indexed of them is kept:"
-                f" {_listing(lost)}"
+                f" {listing(lost, none='none')}"
             )
             yield Page(
                 problems=[Problem(subject=self.location, reason=reason, skipped=True)], cursor=left.written()
@@ -87,7 +85,9 @@ class Group:
         """Ask which projects the token can see, and what of them."""
         projects = await self._projects()
         paths = [str(each["path_with_namespace"]) for each in projects]
-        lines = [f"GitLab group {self.path}: reads {count(len(paths), 'project')}: {_listing(paths)}"]
+        lines = [
+            f"GitLab group {self.path}: reads {count(len(paths), 'project')}: {listing(paths, none='none')}"
+        ]
         for kind in (*KINDS, "wiki"):
             off = [
                 path
@@ -95,7 +95,7 @@ class Group:
                 if each.get(f"{kind}_access_level") == "disabled"
             ]
             if off:
-                lines.append(f"without {NAMES[kind]}: {_listing(off)}")
+                lines.append(f"without {NAMES[kind]}: {listing(off, none='none')}")
         return (*lines, *([] if self.token else ["GITLAB_TOKEN is not set: only what is public is read"]))
 
     def linked(self, link: str, cursor: str) -> Linked | None:
@@ -170,8 +170,3 @@ def _problem(location: str, path: str, error: Error) -> Problem:
     said = str(error).partition(";")[0]
     reason = f"{said}; what is indexed of it is kept, and the next run tries again"
     return Problem(subject=f"{location}: {path}", reason=reason, skipped=True)
-
-
-def _listing(names: list[str]) -> str:
-    shown = ", ".join(names[:SHOWN])
-    return f"{shown} and {len(names) - SHOWN:,} more" if len(names) > SHOWN else shown or "none"

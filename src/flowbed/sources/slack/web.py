@@ -12,6 +12,7 @@ import orjson
 
 from flowbed.errors import Error
 from flowbed.records import Entry, Page, Problem
+from flowbed.records.values import listing
 from flowbed.sources.paging import PAGE_ENTRIES
 from flowbed.sources.raw_answers import RawAnswers, opened, unkept
 from flowbed.sources.slack import positions as stored
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 # What was posted this long before the listing (seconds) may not be visible yet, so it is listed by the next fetch.
 SETTLING = 60
-# Channels that are named in a message; the others are counted.
-SHOWN = 20
 # Pages of what was kept have this many characters of messages.
 PAGE_CHARACTERS = 4 * 2**20
 # Increase it whenever `checked` keeps something else of a message: what was kept before is then asked for again.
@@ -116,9 +115,11 @@ class Web:
             refused = await _refused(api, seen)
         finally:
             await http.aclose()
-        lines = [f"Slack workspace {seen.team}: reads {_listing([each.label for each in seen.channels])}"]
+        lines = [
+            f"Slack workspace {seen.team}: reads {listing([each.label for each in seen.channels], none='no channel')}"
+        ]
         if seen.unread and not self.options.channels:
-            lines.append(f"does not read {_listing(seen.unread)}: the app is not in them")
+            lines.append(f"does not read {listing(seen.unread, none='no channel')}: the app is not in them")
         return (*lines, *(f"{each.subject}: {each.reason}" for each in (*seen.problems, *refused)))
 
     def linked(self, link: str, cursor: str) -> Linked | None:
@@ -370,8 +371,3 @@ def _put(
 
 def _document(channel: Channel, key: str, raw: Sequence[bytes], names: Names, base: str) -> Document:
     return read_document(channel, key, [orjson.loads(each) for each in raw], names, base)
-
-
-def _listing(labels: Sequence[str]) -> str:
-    shown = ", ".join(labels[:SHOWN])
-    return (f"{shown} and {len(labels) - SHOWN:,} more" if len(labels) > SHOWN else shown) or "no channel"
