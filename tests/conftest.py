@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tests.support.s3 import S3Server
 
     from flowbed.sources.extraction.process import Parsers
+    from flowbed.testing.aws import Emulator
 
 # Contracts are in the package, for third parties too; this makes pytest explain their failed assertions.
 pytest.register_assert_rewrite("flowbed.testing", "tests.support")
@@ -109,6 +110,17 @@ def s3_server() -> Iterator[S3Server]:
     with S3Server() as server:
         server.make_bucket("bucket")
         yield server
+
+
+@pytest.fixture(scope="session")
+def aws(lacking: Callable[[str], NoReturn]) -> Iterator[Emulator]:
+    """Yield an emulator of AWS, one for all tests of a process; each test uses its own account."""
+    if not importlib.util.find_spec("ministack"):
+        lacking("no emulator of AWS: make setup")
+    from flowbed.testing.aws import Emulator
+
+    with Emulator() as emulator:
+        yield emulator
 
 
 @pytest.fixture(scope="session")
