@@ -25,6 +25,7 @@ from flowbed.testing.ledger import (
     SpendingContract,
     SubmissionsContract,
     TakingContract,
+    VectorStoresContract,
 )
 
 if TYPE_CHECKING:
@@ -82,6 +83,9 @@ class TestErasing(ErasingContract): ...
 
 
 class TestFiles(FilesContract): ...
+
+
+class TestVectorStores(VectorStoresContract): ...
 
 
 class TestJobs(JobsContract): ...

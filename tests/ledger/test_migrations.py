@@ -34,8 +34,8 @@ UPGRADE = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0007"
-down_revision = "0006"
+revision = "0008"
+down_revision = "0007"
 
 def upgrade():
     op.add_column("runs", sa.Column("note", sa.String, nullable=False, server_default=""))
@@ -70,11 +70,11 @@ async def create(url: str) -> None:
 
 
 def release(monkeypatch: pytest.MonkeyPatch, folder: Path, upgrade: str) -> None:
-    """Make the migrations those of a later Flowbed, which has revision 0007 too."""
+    """Make the migrations those of a later Flowbed, which has revision 0008 too."""
     scripts = shutil.copytree(migrations.SCRIPTS, folder / "migrations")
-    (scripts / "versions" / "r0007.py").write_text(upgrade)
+    (scripts / "versions" / "r0008.py").write_text(upgrade)
     monkeypatch.setattr(migrations, "SCRIPTS", scripts)
-    monkeypatch.setattr(migrations, "HEAD", "0007")
+    monkeypatch.setattr(migrations, "HEAD", "0008")
 
 
 def catalog(url: str) -> tuple[str, list[str]]:
@@ -121,7 +121,7 @@ async def test_upgrade_to_a_newer_revision_keeps_contents(
     finally:
         await ledger.close()
     revision, lines = catalog(url)
-    assert revision == "0007"
+    assert revision == "0008"
     assert any("runs_by_note" in line for line in lines)
 
 

@@ -24,6 +24,7 @@ from flowbed.testing.ledger import (
     SpendingContract,
     SubmissionsContract,
     TakingContract,
+    VectorStoresContract,
 )
 
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ class TestErasing(ErasingContract): ...
 
 
 class TestFiles(FilesContract): ...
+
+
+class TestVectorStores(VectorStoresContract): ...
 
 
 class TestJobs(JobsContract):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         SubmissionRow,
         Swap,
     )
+    from flowbed.ledger.vector_stores import VectorStoreFiles, VectorStores
     from flowbed.records import Status
 
 
@@ -566,6 +567,8 @@ class Ledger(Protocol):
     quotas: Quotas
     files: Files
     jobs: Jobs
+    vector_stores: VectorStores
+    vector_store_files: VectorStoreFiles
     erasing: Erasing
 
     async def overview(self) -> Overview:

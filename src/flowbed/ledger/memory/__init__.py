@@ -22,6 +22,8 @@ from flowbed.ledger.memory.runs import MemoryRollbacks, MemoryRuns
 from flowbed.ledger.memory.spending import MemorySpending
 from flowbed.ledger.memory.submissions import MemorySubmissions
 from flowbed.ledger.memory.table import Table, all_of
+from flowbed.ledger.memory.vector_store_files import MemoryVectorStoreFiles
+from flowbed.ledger.memory.vector_stores import MemoryVectorStores
 from flowbed.ledger.protocols import Ledger
 from flowbed.records import Status
 
@@ -57,6 +59,8 @@ class MemoryLedger(Ledger):
         self.quotas = MemoryQuotas(table)
         self.files = MemoryFiles(table)
         self.jobs = MemoryJobs(table)
+        self.vector_stores = MemoryVectorStores(table)
+        self.vector_store_files = MemoryVectorStoreFiles(table)
         self.erasing = MemoryErasing(table, documents)
 
     async def overview(self) -> Overview:

@@ -119,6 +119,25 @@ def files_by_expiry(item: Item) -> tuple[str, str] | None:
 
 
 @_index
+def vector_stores_by_age(item: Item) -> tuple[str, str] | None:
+    """Vector stores of which something is left, oldest first."""
+    left = item["record"] == "VectorStoreRow" and not item["ended"]
+    return ("-", f"{item['created']:020}#{item['id']}") if left else None
+
+
+@_index
+def store_files_by_work(item: Item) -> tuple[str, str] | None:
+    """Files of vector stores with work, by store."""
+    return ("-", item["store"]) if item["record"] == "VectorStoreFileRow" and item["work"] else None
+
+
+@_index
+def store_files_by_file(item: Item) -> tuple[str, str] | None:
+    """Files of vector stores, by file."""
+    return (item["file"], item["store"]) if item["record"] == "VectorStoreFileRow" else None
+
+
+@_index
 def runs_by_state(item: Item) -> tuple[str, str] | None:
     """Runs by their state, oldest first."""
     return (item["state"], f"{item['created']:020}#{item['id']}") if item["record"] == "RunRow" else None

@@ -221,11 +221,16 @@ class Database:
         """Build an insert that keeps an existing row of the same primary key, or of another unique key."""
         return self._dialect.insert(table).on_conflict_do_nothing()
 
-    def upsert(self, table: sa.Table, **amended: sa.ColumnElement[Any]) -> Insert:
-        """Build an insert that replaces a row of the same primary key; `amended` columns get their own expression."""
+    def upsert(
+        self, table: sa.Table, *, only: sa.ColumnElement[bool] | None = None, **amended: sa.ColumnElement[Any]
+    ) -> Insert:
+        """Build an insert that replaces a row of the same primary key, where `only` holds for it.
+
+        `amended` columns get their own expression.
+        """
         replaced = {column.name: proposed(column) for column in table.c if not column.primary_key}
         return self._dialect.insert(table).on_conflict_do_update(
-            index_elements=list(table.primary_key), set_={**replaced, **amended}
+            index_elements=list(table.primary_key), set_={**replaced, **amended}, where=only
         )
 
     def execute_many(

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         Submissions,
     )
     from flowbed.ledger.sql.overview import Query
+    from flowbed.ledger.vector_stores import VectorStoreFiles, VectorStores
 
 Value = TypeVar("Value")
 
@@ -72,6 +73,8 @@ class LazyLedger:
     quotas: Quotas
     files: Files
     jobs: Jobs
+    vector_stores: VectorStores
+    vector_store_files: VectorStoreFiles
     erasing: Erasing
 
     def __init__(self, location: str, *, id: str, access: str = WRITABLE) -> None:  # noqa: A002 - the protocol's word

@@ -25,6 +25,8 @@ from flowbed.ledger.sql.tables.rollbacks import SqlRollbacks
 from flowbed.ledger.sql.tables.runs import SqlRuns
 from flowbed.ledger.sql.tables.spending import SqlSpending
 from flowbed.ledger.sql.tables.submissions import SqlSubmissions
+from flowbed.ledger.sql.tables.vector_store_files import SqlVectorStoreFiles
+from flowbed.ledger.sql.tables.vector_stores import SqlVectorStores
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +58,8 @@ class SqlLedger(Ledger):
         self.quotas = SqlQuotas(database)
         self.files = SqlFiles(database)
         self.jobs = SqlJobs(database)
+        self.vector_stores = SqlVectorStores(database)
+        self.vector_store_files = SqlVectorStoreFiles(database)
         self.erasing = SqlErasing(database)
         self._database = database
 

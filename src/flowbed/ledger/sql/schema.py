@@ -258,3 +258,44 @@ quotas = Table(
     Column("tokens", BigInteger, nullable=False),
     PrimaryKeyConstraint("day", "key"),
 )
+
+vector_stores = Table(
+    "vector_stores",
+    metadata,
+    Column("id", TEXT, primary_key=True),
+    *(Column(name, TEXT, nullable=False) for name in ("owner", "name")),
+    *(Column(name, BigInteger, nullable=False) for name in ("created", "active")),
+    *(Column(name, TEXT, nullable=False) for name in ("description", "metadata")),
+    Column("days", BigInteger, nullable=False),
+    *(Column(name, TEXT, nullable=False) for name in ("model", "request")),
+    Column("deleted", BigInteger, nullable=False),
+    Column("worker", TEXT, nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in ("until", "ended")),
+    Index("vector_stores_of_owner", "owner", "created", "id"),
+)
+
+vector_store_files = Table(
+    "vector_store_files",
+    metadata,
+    *(Column(name, TEXT, nullable=False) for name in ("store", "file", "filename", "key")),
+    Column("created", BigInteger, nullable=False),
+    *(Column(name, TEXT, nullable=False) for name in ("status", "work", "batch", "attributes", "chunking")),
+    Column("usage", BigInteger, nullable=False),
+    *(Column(name, TEXT, nullable=False) for name in ("code", "error")),
+    Column("revision", Integer, nullable=False),
+    PrimaryKeyConstraint("store", "file"),
+    Index("vector_store_files_by_age", "store", "created", "file"),
+    Index("vector_store_files_by_file", "file"),
+    Index("vector_store_files_by_work", "work", "store"),
+)
+
+vector_store_batches = Table(
+    "vector_store_batches",
+    metadata,
+    Column("id", TEXT, primary_key=True),
+    Column("store", TEXT, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("files", TEXT, nullable=False),
+    Column("cancelled", BigInteger, nullable=False),
+    Index("vector_store_batches_of_store", "store"),
+)

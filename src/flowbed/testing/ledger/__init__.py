@@ -37,6 +37,7 @@ from flowbed.testing.ledger.runs import RunsContract
 from flowbed.testing.ledger.spending import SpendingContract
 from flowbed.testing.ledger.submissions import SubmissionsContract
 from flowbed.testing.ledger.taking import TakingContract
+from flowbed.testing.ledger.vector_stores import VectorStoresContract
 
 __all__ = [
     "BatchesContract",
@@ -56,6 +57,7 @@ __all__ = [
     "SpendingContract",
     "SubmissionsContract",
     "TakingContract",
+    "VectorStoresContract",
     "chunk",
     "claim",
     "document",
