@@ -24,7 +24,8 @@ ALL = Window(limit=100)
 
 def store(id: str = "vs_1", **fields: Any) -> VectorStoreRow:  # noqa: A002 - the record's own field
     """Make a vector store."""
-    return VectorStoreRow(**{"id": id, "owner": "o", "name": "", "created": AT, "active": AT} | fields)
+    given: dict[str, Any] = {"id": id, "owner": "o", "name": "", "created": AT, "active": AT}
+    return VectorStoreRow(**given | fields)
 
 
 def attached(file: str = "file-1", **fields: Any) -> VectorStoreFileRow:
