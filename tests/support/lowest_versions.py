@@ -8,7 +8,18 @@ import tomllib
 from pathlib import Path
 
 # The extras that `make lowest` tests along: sentence-transformers would bring torch.
-EXTRAS = ("aws", "chroma", "code", "documents", "mcp", "multilingual", "otel", "postgres", "redis")
+EXTRAS = (
+    "aws",
+    "chroma",
+    "code",
+    "documents",
+    "mcp",
+    "multilingual",
+    "otel",
+    "postgres",
+    "redis",
+    "workers",
+)
 LOWER = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(?P<extra>\[[a-z]+\])?>=(?P<version>[0-9.]+)")
 
 

@@ -1,0 +1,1 @@
+"""Engines: `local` for one process, `durable` for many, over DBOS."""
