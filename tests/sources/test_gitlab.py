@@ -16,7 +16,7 @@ from flowbed.sources.gitlab.project import Project as GitLabProject
 from flowbed.testing.clock import FixedClock
 from flowbed.testing.simulators import running
 from flowbed.testing.simulators.sources.gitlab import GitLab
-from flowbed.testing.sources import entries, pages
+from flowbed.testing.sources import entries, fetch_killed, pages
 
 if TYPE_CHECKING:
     from tests.support.projects import Project
@@ -193,6 +193,30 @@ async def test_gitlab_deleted_issue_is_gone_by_proof() -> None:
         found = await follower.follow(sweep=True)
         assert [name for page in found for name in page.gone] == ["7#2"]
         assert not found[-1].complete
+        assert follower.held == await fresh(url)
+
+
+@pytest.mark.parametrize("stored", range(1, 9))
+async def test_gitlab_document_stored_before_its_cursor_and_deleted_then_is_gone(stored: int) -> None:
+    """After a crash between the documents of a page and their cursor, those that GitLab deletes are noticed."""
+    gitlab = GitLab(largest_page=2)
+    gitlab.post("issues", "The first", "text")
+    async with running(gitlab, dated=False) as url:
+        follower = Follower(url)
+        await follower.follow()
+        for number in range(5):
+            gitlab.advance(600)
+            gitlab.post("issues", f"Issue {number}", "text")
+            gitlab.post("merge_requests", f"Fix {number}", "text")
+            gitlab.write_wiki(f"page-{number}", "text")
+        follower.cursor = await fetch_killed(follower.open(), follower.cursor, follower.apply, after=stored)
+        for kind in gitlab.rows:
+            for iid in list(gitlab.rows[kind]):
+                gitlab.delete(kind, iid)
+        gitlab.pages.clear()
+        gitlab.post("issues", "Afterwards", "text")
+        for _ in range(3):
+            await follower.follow(sweep=True)
         assert follower.held == await fresh(url)
 
 

@@ -12,7 +12,7 @@ from flowbed.sources.gitlab import open_gitlab
 from flowbed.testing.clock import FixedClock
 from flowbed.testing.simulators import running
 from flowbed.testing.simulators.sources.gitlab import GitLab, GitLabGroup
-from flowbed.testing.sources import entries, pages
+from flowbed.testing.sources import entries, fetch_killed, pages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,6 +101,33 @@ async def test_group_killed_between_projects_goes_on_there(tmp_path: Path) -> No
             cursor = page.cursor
         rest = await pages(source, cursor)
         assert held | set(documents(rest)) == {"1#1", "2#1", "3#1"}
+
+
+@pytest.mark.parametrize("stored", range(2, 7))
+async def test_group_killed_before_its_end_knows_what_was_stored_and_what_is_gone(
+    tmp_path: Path, stored: int
+) -> None:
+    """What a project says is gone is known until the last page, while other projects are read."""
+    group = group_of(3)
+    async with running(group) as url:
+        source = opened(url, tmp_path)
+        first = await pages(source)
+        held = set(documents(first))
+        for each in group.projects:
+            each.advance(3_600)
+            each.post("issues", "Another", "text")
+        group.projects[0].edit("issues", 1, confidential=True)
+
+        def store(page: Page) -> None:
+            held.update(each.document for each in page.entries)
+
+        cursor = await fetch_killed(source, first[-1].cursor, store, after=stored)
+        for each in group.projects[1:]:
+            each.delete("issues", 2)
+        fetched = await pages(source, cursor)
+        assert not any(page.gone for page in fetched[:-1])
+        held |= set(documents(fetched))
+        assert held - set(fetched[-1].gone) == {"1#2", "2#1", "3#1"}
 
 
 async def test_group_project_that_fails_or_vanishes_stops_no_other(tmp_path: Path) -> None:

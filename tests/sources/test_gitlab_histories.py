@@ -21,11 +21,12 @@ from flowbed.sources.gitlab.project import OVERLAP
 from flowbed.sources.gitlab.rendering import Rendering, document, identity
 from flowbed.testing.simulators import running
 from flowbed.testing.simulators.sources.gitlab import GitLab
+from flowbed.testing.sources import fetch_killed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flowbed.records import Document, Page
+    from flowbed.records import Document
 
 # Pages are so small that every listing has several, and rows move while it is read.
 PAGE = 2
@@ -164,7 +165,7 @@ async def _live(world: World, follower: Follower, each: Round) -> None:
         world.change(name, number)
     faults = dict(each.faults)
     if "reset" in faults:
-        follower.cursor, follower.held = "", {}  # everything has to be chunked again
+        follower.cursor = ""  # everything has to be chunked again
     gitlab.storm, gitlab.cut = faults.get("storm", 0) % 5, faults.get("cut", 0) % 3
     gitlab.visible = "lose" not in faults
     before = world.changed
@@ -186,7 +187,7 @@ async def _live(world: World, follower: Follower, each: Round) -> None:
 
 
 async def _fetch(world: World, follower: Follower, each: Round, *, kill: int | None) -> None:
-    """Fetch; changes happen before some of the requests, and a killed fetch loses its last page."""
+    """Fetch; changes happen before some of the requests, and a killed fetch loses the cursor of its last page."""
     gitlab = world.gitlab
     if each.fetch == "sweep":
         follower.clock.advance(seconds=90_000)
@@ -200,15 +201,13 @@ async def _fetch(world: World, follower: Follower, each: Round, *, kill: int | N
             world.change(*left.pop(0)[1])
 
     gitlab.before = before
-    pages: list[Page] = []
     try:
-        async for page in follower.open().fetch(follower.cursor):
-            if kill is not None and len(pages) == kill % 3:
-                break
-            follower.apply(page)
-            pages.append(page)
-            if page.complete:
-                follower.keep_listed()
+        if kill is not None:
+            follower.cursor = await fetch_killed(
+                follower.open(), follower.cursor, follower.apply, after=1 + kill
+            )
+        else:
+            await follower.follow()
     except Misconfigured:
         assert not follower.cursor  # only a project that was never seen does not exist
     finally:

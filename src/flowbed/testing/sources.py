@@ -13,15 +13,17 @@ Needs pytest and pytest-asyncio (in `auto` mode).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from flowbed.errors import Misconfigured, Rejected
+from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.records import Document
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from flowbed.records import Entry, Page
@@ -44,6 +46,29 @@ def entries(fetched: Sequence[Page]) -> list[Entry]:
 def etags(fetched: Sequence[Page]) -> dict[str, str]:
     """Return the etag of each listed document."""
     return {entry.document: entry.etag for entry in entries(fetched)}
+
+
+async def fetch_killed(source: Source, cursor: str, store: Callable[[Page], None], *, after: int) -> str:
+    """Fetch like a run that is killed after it stored `after` pages, and return the cursor that it leaves.
+
+    A run stores the entries of a page together with the cursor of the page before. It deletes at the end of a fetch,
+    and until then its cursor stays before the first page that says what is gone. `store` gets pages without that.
+    """
+    saved = value = cursor
+    frozen: str | None = None
+    with suppress(Transient):
+        async for page in source.fetch(cursor):
+            before = value if page.cursor else ""
+            if page.gone and frozen is None:
+                frozen = before
+            if page.entries:
+                store(replace(page, gone=()))
+                saved = before if frozen is None else frozen
+            value = page.cursor
+            after -= 1
+            if not after:
+                break
+    return saved
 
 
 class SourceContract(ABC):

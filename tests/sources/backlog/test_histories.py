@@ -13,6 +13,7 @@ from tests.sources.backlog.test_space import DAY, Follower, space
 
 from flowbed.errors import Transient
 from flowbed.testing.simulators import running
+from flowbed.testing.sources import fetch_killed
 
 if TYPE_CHECKING:
     from flowbed.testing.simulators.sources.backlog import Backlog
@@ -36,7 +37,7 @@ PLACE = st.integers(0, 1)
 CHANGE = st.tuples(st.sampled_from(CHANGES), PLACE, st.integers(0, 9))
 EVENT = st.tuples(st.sampled_from(EVENTS), PLACE, st.integers(1, 8))
 WAIT = st.tuples(st.just("wait"), st.just(0), st.sampled_from([0, 1, 3_600, 2 * DAY, 40 * DAY]))
-FETCH = st.one_of(st.just(("fetch", 0, 0)), st.tuples(st.just("die"), st.just(0), st.integers(1, 4)))
+FETCH = st.one_of(st.just(("fetch", 0, 0)), st.tuples(st.just("die"), st.just(0), st.integers(1, 14)))
 ROUND = st.tuples(st.lists(CHANGE, min_size=2, max_size=6), st.lists(EVENT, max_size=1), FETCH, WAIT)
 HISTORIES = st.lists(ROUND, min_size=2, max_size=5).map(
     lambda rounds: [
@@ -50,9 +51,11 @@ async def happen(
 ) -> None:
     """Do one step of a history."""
     do, place, number = step
-    if do in {"fetch", "die"}:
+    if do == "fetch":
         with contextlib.suppress(Transient):
-            await (follower.follow(later=0) if do == "fetch" else die(follower, after=number))
+            await follower.follow(later=0)
+    elif do == "die":
+        follower.cursor = await fetch_killed(follower.open(), follower.cursor, follower.apply, after=number)
     elif do in {"storm", "cut", "outage"}:
         setattr(backlog, do, number)
     elif do == "wait":
@@ -103,18 +106,6 @@ def change(backlog: Backlog, project: int, other: int, do: str, number: int) -> 
             getattr(backlog, do)(project, documents[-1])
         case "notation":
             found.row["textFormattingRule"] = "backlog" if number % 2 else "markdown"
-
-
-async def die(follower: Follower, *, after: int) -> None:
-    """Fetch, and end after some pages: the last one is applied, and its cursor is not yet saved."""
-    left, saved = after, follower.cursor
-    async for page in follower.open().fetch(follower.cursor):
-        follower.apply(page)
-        left -= 1
-        if not left:
-            break
-        saved = page.cursor
-    follower.cursor = saved
 
 
 async def lived(steps: list[tuple[str, int, int]]) -> tuple[dict[str, Any], dict[str, Any]]:

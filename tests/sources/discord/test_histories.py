@@ -14,6 +14,7 @@ from tests.sources.discord.test_web import Reader, reading
 
 from flowbed.errors import Transient
 from flowbed.testing.simulators.sources.discord import FORUM, Discord, DiscordFault
+from flowbed.testing.sources import fetch_killed
 
 HOUR = 3_600
 FAULTS = {
@@ -40,7 +41,7 @@ PLACE = st.integers(0, 2)
 CHANGE = st.tuples(st.sampled_from(CHANGES), PLACE, st.integers(0, 9))
 EVENT = st.tuples(st.sampled_from(EVENTS), PLACE, st.integers(1, 3))
 WAIT = st.tuples(st.just("wait"), st.just(0), st.sampled_from([1, 30, 24 * 5, 24 * 40]))
-FETCH = st.one_of(st.just(("fetch", 0, 0)), st.tuples(st.just("die"), st.just(0), st.integers(1, 9)))
+FETCH = st.one_of(st.just(("fetch", 0, 0)), st.tuples(st.just("die"), st.just(0), st.integers(1, 14)))
 ROUND = st.tuples(st.lists(CHANGE, min_size=2, max_size=6), st.lists(EVENT, max_size=1), FETCH, WAIT)
 HISTORIES = st.lists(ROUND, min_size=2, max_size=5).map(
     lambda rounds: [
@@ -52,9 +53,11 @@ HISTORIES = st.lists(ROUND, min_size=2, max_size=5).map(
 async def happen(discord: Discord, channels: list[str], reader: Reader, step: tuple[str, int, int]) -> None:
     """Do one step of a history."""
     do, place, number = step
-    if do in {"fetch", "die"}:
+    if do == "fetch":
         with contextlib.suppress(Transient):
-            await (reader.fetch() if do == "fetch" else die(reader, after=number))
+            await reader.fetch()
+    elif do == "die":
+        reader.cursor = await fetch_killed(reader.source, reader.cursor, reader.apply, after=number)
     elif do in FAULTS:
         reader.discord.faults.append(replace(FAULTS[do], times=number))
     elif do == "wait":
@@ -95,18 +98,6 @@ def write(discord: Discord, place: str, do: str, number: int) -> None:
             discord.edit(place, some, f"edited {number} at {discord.now}")
     elif do == "delete" and some:
         discord.delete(place, some)
-
-
-async def die(reader: Reader, *, after: int) -> None:
-    """Fetch, and end after some pages: the last one is applied, and its cursor is not yet saved."""
-    left, saved = after, reader.cursor
-    async for page in reader.source.fetch(reader.cursor):
-        reader.apply(page)
-        left -= 1
-        if not left:
-            break
-        saved = page.cursor
-    reader.cursor = saved
 
 
 async def lived(steps: list[tuple[str, int, int]]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -16,6 +16,7 @@ from tests.sources.slack.test_web import Reader, reading
 
 from flowbed.errors import Transient
 from flowbed.testing.simulators.sources.slack import SlackFault, SlackWorkspace
+from flowbed.testing.sources import fetch_killed
 
 HOUR = 3_600
 FAULTS = {
@@ -31,7 +32,7 @@ EVENTS = ("lose", "join", "archive", "slow", "reset", *FAULTS)
 CHANGE = st.tuples(st.sampled_from(CHANGES), st.sampled_from(CHANNELS), st.integers(0, 9))
 EVENT = st.tuples(st.sampled_from(EVENTS), st.sampled_from(CHANNELS), st.integers(1, 3))
 WAIT = st.tuples(st.just("wait"), st.just(""), st.sampled_from([1, 30, 24 * 5, 24 * 40]))
-FETCH = st.one_of(st.just(("fetch", "", 0)), st.tuples(st.just("die"), st.just(""), st.integers(1, 9)))
+FETCH = st.one_of(st.just(("fetch", "", 0)), st.tuples(st.just("die"), st.just(""), st.integers(1, 14)))
 # Messages are posted, read, and changed, soon or long after.
 ROUND = st.tuples(st.lists(CHANGE, min_size=2, max_size=6), st.lists(EVENT, max_size=1), FETCH, WAIT)
 HISTORIES = st.lists(ROUND, min_size=2, max_size=5).map(
@@ -45,9 +46,7 @@ async def happen(workspace: SlackWorkspace, reader: Reader, step: tuple[str, str
     """Do one step of a history."""
     do, channel, number = step
     if do in {"fetch", "die"}:
-        # A storm may be too long for one fetch; what it has read is applied.
-        with contextlib.suppress(Transient):
-            await (reader.fetch() if do == "fetch" else die(reader, after=number))
+        await read(reader, killed_after=number if do == "die" else 0)
     elif do in FAULTS:
         reader.simulator.faults.append(replace(FAULTS[do], times=number, channel=channel))
     elif do == "wait":
@@ -62,6 +61,16 @@ async def happen(workspace: SlackWorkspace, reader: Reader, step: tuple[str, str
         reader.cursor = ""
     else:
         say(workspace, do, channel, number)
+
+
+async def read(reader: Reader, *, killed_after: int) -> None:
+    """Fetch, and be killed after some pages unless they are 0."""
+    if killed_after:
+        reader.cursor = await fetch_killed(reader.source, reader.cursor, reader.apply, after=killed_after)
+        return
+    # A storm may be too long for one fetch; what it has read is applied.
+    with contextlib.suppress(Transient):
+        await reader.fetch()
 
 
 def say(workspace: SlackWorkspace, do: str, channel: str, number: int) -> None:
@@ -79,18 +88,6 @@ def say(workspace: SlackWorkspace, do: str, channel: str, number: int) -> None:
         workspace.edit(channel, alive[number % len(alive)], f"edited {number} at {workspace.now}")
     elif do == "delete" and alive:
         workspace.delete(channel, alive[number % len(alive)])
-
-
-async def die(reader: Reader, *, after: int) -> None:
-    """Fetch, and end after some pages: the last one is applied, and its cursor is not yet saved."""
-    left, saved = after, reader.cursor
-    async for page in reader.source.fetch(reader.cursor):
-        left -= 1
-        if not left:
-            break
-        reader.apply(page)
-        saved = page.cursor
-    reader.cursor = saved
 
 
 async def lived(steps: list[tuple[str, str, int]]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -18,7 +18,7 @@ from flowbed.sources.slack.positions import Position, read, written
 from flowbed.sources.slack.web import Web
 from flowbed.testing.simulators import running
 from flowbed.testing.simulators.sources.slack import SlackFault, SlackSimulator, SlackWorkspace
-from flowbed.testing.sources import entries, pages
+from flowbed.testing.sources import entries, fetch_killed, pages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -257,8 +257,10 @@ async def test_failure_that_lasts_ends_the_fetch_and_the_next_goes_on() -> None:
     workspace = workspace_of(40)
     async with reading(workspace, page=10) as reader:
         fetch = reader.source.fetch("")
-        page = await anext(fetch)
-        reader.apply(page)
+        async for page in fetch:
+            reader.apply(page)
+            if page.entries:
+                break
         reader.simulator.faults = [SlackFault(kind="gateway", times=99)]
         with pytest.raises(
             Transient, match="status 502; what was read before is kept, and the next run goes on"
@@ -268,6 +270,31 @@ async def test_failure_that_lasts_ends_the_fetch_and_the_next_goes_on() -> None:
         reader.simulator.faults = []
         await reader.fetch()
     assert len(reader.documents) == 40
+
+
+@pytest.mark.parametrize("kind", ["day", "thread", "old thread"])
+@pytest.mark.parametrize("stored", [2, 3, 4])
+async def test_document_stored_before_its_cursor_and_deleted_then_is_gone(kind: str, stored: int) -> None:
+    """After a crash between the documents of a page and their cursor, those that Slack deletes are noticed."""
+    workspace = workspace_of(0)
+    start = workspace.now
+    for day in range(8):
+        ts = workspace.post("C1", f"day {day}", ts=f"{start - day * DAY}.000000")
+        if kind != "day":
+            reply = start - day * DAY + 60 if kind == "old thread" else start + 60
+            workspace.post("C1", "answer", thread=ts, ts=f"{reply}.000001")
+    workspace.now += 3_600
+    async with reading(workspace, page=2, lookback=2) as reader:
+        reader.cursor = await fetch_killed(reader.source, "", reader.apply, after=stored)
+        for ts in sorted(workspace.channels["C1"].messages, reverse=True):
+            workspace.delete("C1", ts)
+        workspace.post("C1", "afterwards")
+        for _ in range(10):
+            workspace.now += 25 * 3_600
+            await reader.fetch()
+        fresh = Reader(reader.simulator, reader.source)
+        await fresh.fetch()
+        assert reader.documents == fresh.documents
 
 
 async def test_refused_channel_and_poison_thread_do_not_stop_the_others() -> None:

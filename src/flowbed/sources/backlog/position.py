@@ -43,16 +43,17 @@ class Position:
 
 
 def announced(before: dict[int, Position], after: dict[int, Position]) -> dict[int, Position]:
-    """Return positions `before`, with the documents of those `after` as if they had changed since.
+    """Return a copy of positions `before`, with the documents of those `after` as if they had changed since.
 
-    The documents of a page are stored before its own cursor is: if the process ends between, they must be known all the
-    same, or nobody would notice that one of them was deleted.
+    Where `before` lacks some, its project is swept by the next fetch: they may be gone.
     """
     found = {number: each.copy() for number, each in before.items()}
     for number, each in after.items():
         own = found.setdefault(
             number, Position(id=number, key=each.key, notation=each.notation, options=each.options)
         )
+        if not each.names() <= own.names():
+            own.swept = 0
         own.issues = {**{name: (id_, 0, 0) for name, (id_, _, _) in each.issues.items()}, **own.issues}
         own.wikis = {**dict.fromkeys(each.wikis, (0, 0)), **own.wikis}
         own.documents = {**dict.fromkeys(each.documents, (0, 0)), **own.documents}
@@ -78,3 +79,8 @@ def _position(fields: dict[str, Any]) -> Position:
         for name in ("issues", "wikis", "documents")
     }
     return Position(**{**fields, **known})
+
+
+def documents(positions: dict[int, Position]) -> set[str]:
+    """Return the ids of all documents that were found so far."""
+    return {name for each in positions.values() for name in each.names()}

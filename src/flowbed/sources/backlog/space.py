@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,8 +16,7 @@ from flowbed.sources.backlog.links import linked_in_space
 from flowbed.sources.backlog.position import Position
 from flowbed.sources.backlog.project import ProjectReading
 from flowbed.sources.backlog.rendering import REVISION, Rendering, document
-from flowbed.sources.paging import PAGE_ENTRIES
-from flowbed.sources.raw_answers import RawAnswers, opened, unkept
+from flowbed.sources.following import Following, following
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -34,9 +32,8 @@ if TYPE_CHECKING:
 
     from flowbed.records import Document, Linked
     from flowbed.sources.backlog.project import Found
+    from flowbed.sources.raw_answers import RawAnswers
 
-# Pages are yielded when they hold this many characters of documents.
-PAGE_CHARACTERS = 4 * 2**20
 # What was kept is used as long as this is the same: increase it whenever something else is kept.
 KEPT = "1"
 # Projects that are named in a message; the others are counted.
@@ -65,32 +62,19 @@ class Space:
 
         From the beginning, everything is listed again of what Backlog answered before, if that was kept.
         """
+        positions = stored.read(cursor)
+        if any(each.options != str(REVISION) for each in positions.values()):
+            positions = {}
         http = open_http(self.base_url, self.token)
-        raw, failure = opened(self.raw, "Backlog")
-        try:
+        async with following(
+            stored, positions, http=http, raw=self.raw, vendor="Backlog", options=KEPT
+        ) as found:
             api = BacklogApi(http=http, sleep=self.sleep)
             projects = await open_projects(api, self.base_url, self.projects)
-            positions = stored.read(cursor)
-            if any(each.options != str(REVISION) for each in positions.values()):
-                positions = {}
-            kept = _kept(raw) if raw and not positions else {}
-            fetch = _Fetch(
-                source=self,
-                api=api,
-                projects=projects,
-                positions=kept or positions,
-                first=not positions and not kept,
-                again=bool(kept),
-                raw=raw,
-                problems=[failure] if failure else [],
-            )
+            fetch = _Fetch(source=self, api=api, projects=projects, found=found)
             async with aclosing(fetch.pages()) as pages:
                 async for page in pages:
                     yield page
-        finally:
-            if raw is not None:
-                raw.close()
-            await http.aclose()
 
     async def look(self) -> tuple[str, ...]:
         """Ask which projects the key can read."""
@@ -140,56 +124,29 @@ async def open_projects(api: BacklogApi, space: str, wanted: Sequence[str]) -> l
     return [known[key.casefold()] for key in dict.fromkeys(wanted)]
 
 
-def _kept(raw: RawAnswers) -> dict[int, Position]:
-    """Return the positions of the raw answers, where they have all documents before them."""
-    try:
-        positions = stored.read(raw.position(KEPT))
-        names = {name for each in positions.values() for name in each.names()}
-        return positions if names <= raw.documents() else {}
-    except sqlite3.Error:
-        return {}  # what is damaged is replaced by what Backlog answers now
-
-
 @dataclass(kw_only=True)
 class _Fetch:
-    """One fetch: the `first`, or one that lists everything `again` of raw answers, or one of changes.
-
-    `trouble` says that something could not be read.
-    """
+    """One fetch."""
 
     source: Space
     api: BacklogApi
     projects: list[dict[str, Any]]
-    positions: dict[int, Position]
-    first: bool
-    again: bool
-    raw: RawAnswers | None
-    problems: list[Problem]
-    entries: list[Entry] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
-    held: int = 0
-    trouble: bool = False
-    saved: dict[int, Position] = field(default_factory=dict)
-    ever: dict[int, Position] = field(default_factory=dict)
+    found: Following[dict[int, Position]]
 
     async def pages(self) -> AsyncGenerator[Page]:
-        self.saved = {number: each.copy() for number, each in self.positions.items()}
-        self.ever = stored.announced(self.saved, {})
+        following = self.found
         self._report_unseen()
         for project in self.projects:
             async for page in self._project(project):
                 yield page
-        for page in self._repeated() if self.again else ():
+        for page in self._repeated() if following.again else ():
             yield page
-        # Between its pages, a fetch that lists everything again has no position: it must not go on in the middle.
-        again, self.again = self.again, False
         labels = listing([_label(each) for each in self.projects], none="no project")
-        yield self._page(
-            complete=(self.first or again) and not self.trouble,
-            last=True,
+        for page in following.last_pages(
+            complete=(following.first or following.again) and not following.trouble,
             empty=f"there are no issues, wiki pages or documents in {labels}",
-        )
+        ):
+            yield page
 
     def _report_unseen(self) -> None:
         """Name the projects that were read before, and are not shown any more; and say why there is none."""
@@ -198,7 +155,7 @@ class _Fetch:
                 "projects", "the key sees no project that is not archived: its member has to take part in one"
             )
         shown = {each["id"] for each in self.projects}
-        for number, position in self.positions.items():
+        for number, position in self.found.positions.items():
             if number not in shown and position.names() and not self.source.projects:
                 self._trouble(
                     f"project {position.key or number}",
@@ -207,13 +164,13 @@ class _Fetch:
                 )
 
     def _trouble(self, subject: str, reason: str) -> None:
-        self.trouble = True
-        self.problems.append(Problem(subject=subject, reason=reason, skipped=True))
+        self.found.trouble = True
+        self.found.problems.append(Problem(subject=subject, reason=reason, skipped=True))
 
     async def _project(self, project: dict[str, Any]) -> AsyncIterator[Page]:
         """Read a project. One that fails keeps what was read of it, and the others go on."""
         number = project["id"]
-        position = self.positions.get(number, Position(id=number)).copy()
+        position = self.found.positions.get(number, Position(id=number)).copy()
         position.options = str(REVISION)
         reading = ProjectReading(
             api=self.api,
@@ -227,10 +184,9 @@ class _Fetch:
         try:
             async for found in reading.pages():
                 self._take(project, found)
-                self.positions[number] = position.copy()
-                if self.held >= PAGE_CHARACTERS or len(self.entries) >= PAGE_ENTRIES:
-                    for page in self._pages():
-                        yield page
+                self.found.positions[number] = position.copy()
+                for page in self.found.pages() if self.found.full else ():
+                    yield page
         except (NoAnswer, Withheld) as error:
             if isinstance(error, NoAnswer) and not await self._answers():
                 raise
@@ -238,10 +194,9 @@ class _Fetch:
             self._trouble(
                 _label(project), f"{said}; what is indexed of it is kept, and the next run tries again"
             )
-        self.trouble |= reading.trouble
-        if self.entries or self.problems:
-            for page in self._pages():
-                yield page
+        self.found.trouble |= reading.trouble
+        for page in self.found.pages():
+            yield page
 
     async def _answers(self) -> bool:
         """Return whether Backlog answers at all: then only the project fails."""
@@ -252,83 +207,41 @@ class _Fetch:
         return True
 
     def _take(self, project: dict[str, Any], found: Found) -> None:
-        self.problems += found.problems
+        self.found.problems += found.problems
         for each in found.answers:
             body = {"record": each.record, "comments": each.comments, "notation": each.notation}
             whole = {**body, "project": project.get("projectKey", "")}
-            self._keep(partial(_put, name=each.name, body=whole))
+            self.found.keep(partial(_put, name=each.name, body=whole))
             self._entry(each.name, whole)
         for name in found.gone:
-            self._keep(partial(_remove, name=name))
-            self.gone.append(name)
+            self.found.keep(partial(_remove, name=name))
+            self.found.gone.append(name)
 
     def _entry(self, name: str, body: Mapping[str, Any]) -> None:
         """Add a document, or the problem that it is none."""
-        self.seen.add(name)
+        self.found.seen.add(name)
         rendering = Rendering(url=self.source.base_url, notation=body["notation"], project=body["project"])
         try:
             made = document(name, body["record"], rendering, body["comments"])
         except Rejected as error:
-            self.problems.append(Problem(subject=name, reason=str(error), skipped=True, document=name))
+            self.found.problems.append(Problem(subject=name, reason=str(error), skipped=True, document=name))
             return
-        self.held += len(made.text)
-        self.entries.append(Entry(document=name, etag=made.hash[:32], read=partial(_held, made)))
+        self.found.add(Entry(document=name, etag=made.hash[:32], read=partial(_held, made)), len(made.text))
 
     def _repeated(self) -> Iterator[Page]:
         """List everything that this fetch has not listed, as Backlog answered it before."""
         wanted = {each["id"] for each in self.projects}
         known = {
             name
-            for number, each in self.positions.items()
+            for number, each in self.found.positions.items()
             if number in wanted or not self.source.projects
             for name in each.names()
         }
-        for name, body in self.raw.answers() if self.raw else ():
-            if name in known and name not in self.seen:
+        for name, body in self.found.raw.answers() if self.found.raw else ():
+            if name in known and name not in self.found.seen:
                 self._entry(name, body)
-            if self.held >= PAGE_CHARACTERS or len(self.entries) >= PAGE_ENTRIES:
-                yield self._page()
-
-    def _pages(self) -> Iterator[Page]:
-        """Yield what was found, and before it a page whose cursor knows the new documents."""
-        self.ever = stored.announced(self.ever, self.positions)
-        if self.entries and not self.again:
-            yield Page(cursor=stored.written(stored.announced(self.saved, self.ever)))
-        yield self._page()
-        self.saved = {number: each.copy() for number, each in self.positions.items()}
-
-    def _page(self, *, complete: bool = False, last: bool = False, empty: str = "") -> Page:
-        """Return what was found. What is gone comes last: until then it is known, and would be found once more."""
-        cursor = stored.written(self.positions)
-        self._keep(lambda raw: raw.keep(KEPT, cursor))
-        page = Page(
-            entries=self.entries,
-            gone=self.gone if last else (),
-            problems=self.problems,
-            cursor="" if self.again else cursor if last else self._unfinished(),
-            complete=complete,
-            empty=empty,
-        )
-        self.entries, self.problems, self.held = [], [], 0
-        return page
-
-    def _unfinished(self) -> str:
-        """Return the cursor within a fetch: what is gone is still known, and is looked for by the next one."""
-        positions = stored.announced(self.positions, self.ever)
-        for number, position in self.positions.items():
-            if position.names() < positions[number].names():
-                positions[number].swept = 0
-        return stored.written(positions)
-
-    def _keep(self, write: Callable[[RawAnswers], None]) -> None:
-        """Write to the file of raw answers, and go on without it where that fails."""
-        if self.raw is None or self.source.raw is None:
-            return
-        try:
-            write(self.raw)
-        except sqlite3.Error as error:
-            self.raw = None
-            self.problems.append(unkept(self.source.raw, "Backlog", error))
+            if self.found.full:
+                yield from self.found.pages()
 
 
 def _put(raw: RawAnswers, *, name: str, body: Mapping[str, Any]) -> None:

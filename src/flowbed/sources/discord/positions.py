@@ -36,11 +36,7 @@ class Position:
 
 
 def announced(before: dict[str, Position], after: dict[str, Position]) -> dict[str, Position]:
-    """Return positions `before`, with the documents of those `after` as if they had changed since.
-
-    The documents of a page are stored before its own cursor is: if the process ends between, they must be known all the
-    same, or nobody would notice that one of them was deleted.
-    """
+    """Return a copy of positions `before`, with the documents of those `after` as if they had changed since."""
     found = {name: each.copy() for name, each in before.items()}
     for name, each in after.items():
         own = found.setdefault(name, Position())

@@ -76,7 +76,7 @@ class Group:
                     raise
                 left.complete = False
                 yield Page(problems=[_problem(self.location, path, error)], cursor=left.written())
-        yield Page(cursor=left.written(), complete=left.complete, empty="the group has no projects")
+        yield left.last_page()
 
     def _pages(self, path: str, cursor: str) -> AsyncIterator[Page]:
         return self.project(path).fetch(cursor)
@@ -106,9 +106,7 @@ class Group:
         confidential = self.rendering.confidential
         for path, position in _read(cursor, f"{REVISION} {self.rendering}").values():
             if path.casefold() == found[0].casefold():
-                return linked_in_project(
-                    found[1], found[2], stored.parsed(position), confidential=confidential
-                )
+                return linked_in_project(found[1], found[2], stored.read(position), confidential=confidential)
         return linked_in_project(found[1], found[2], stored.Position(), confidential=confidential)
 
     async def _projects(self) -> list[dict[str, Any]]:
@@ -130,11 +128,16 @@ class Group:
 
 @dataclass
 class _Left:
-    """What a fetch leaves: the path and the cursor of each project, by its number."""
+    """What a fetch leaves: the path and the cursor of each project, by its number.
+
+    What is gone from the projects comes on the last page; until then their cursors are those before it.
+    """
 
     options: str
     projects: dict[str, tuple[str, str]]
     complete: bool
+    _gone: list[str] = field(default_factory=list)
+    _ended: dict[str, tuple[str, str]] = field(default_factory=dict)
     _last: bool = False
 
     def cursor(self, number: str) -> str:
@@ -142,10 +145,22 @@ class _Left:
 
     def taken(self, number: str, path: str, page: Page) -> Page:
         """Return a page of a project as one of the group."""
-        if page.cursor:
-            self.projects[number] = (path, page.cursor)
         self._last = page.complete
-        return replace(page, cursor=self.written(), complete=False)
+        if page.gone:
+            self._gone += page.gone
+            self._ended[number] = (path, page.cursor)
+        elif page.cursor:
+            self.projects[number] = (path, page.cursor)
+        return replace(page, gone=(), cursor=self.written(), complete=False)
+
+    def last_page(self) -> Page:
+        self.projects |= self._ended
+        return Page(
+            gone=self._gone,
+            cursor=self.written(),
+            complete=self.complete,
+            empty="the group has no projects",
+        )
 
     def ended(self) -> None:
         self.complete, self._last = self.complete and self._last, False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from flowbed.records import Linked
+from flowbed.sources.gitlab.position import documents
 
 if TYPE_CHECKING:
     from flowbed.sources.gitlab.position import Position
@@ -46,7 +47,7 @@ def _absent(end: str, note: str, position: Position, *, confidential: bool) -> s
     if not position.number:
         return "the project was not read yet; the next `flowbed run` reads it"
     name = f"{position.number}{end}"
-    if note and name in position.documents():
+    if note and name in documents(position):
         hidden = "" if confidential else ", is internal, which needs the option confidential"
         return (
             f"note {note} was not there when {name} was last read: it was written since, was deleted{hidden}, or GitLab"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from flowbed.sources import cursors
+
+# The number of notes of an issue that was not read yet.
+UNREAD = -1
 
 
 @dataclass(kw_only=True)
@@ -32,30 +35,51 @@ class Position:
     merge_requests: Listing = field(default_factory=Listing)
     wikis: dict[str, str] = field(default_factory=dict)
 
-    def documents(self) -> set[str]:
-        """Return the ids of all documents that were found so far."""
-        return {
-            *(f"{self.number}#{iid}" for iid in self.issues.known),
-            *(f"{self.number}!{iid}" for iid in self.merge_requests.known),
-            *(f"{self.number}/wikis/{slug}" for slug in self.wikis),
-        }
-
-    def written(self) -> str:
-        """Return this position as a cursor."""
-        return cursors.written({str(self.number): asdict(self)})
+    def __bool__(self) -> bool:
+        """Tell whether any of the project was read."""
+        return bool(self.number)
 
 
-def read(cursor: str, options: str) -> Position:
-    """Parse a cursor; one that is empty, of other options, or no cursor of a project begins from the start."""
-    position = parsed(cursor)
-    return position if position.options == options else Position(options=options)
+def announced(before: Position, after: Position) -> Position:
+    """Return a copy of the position `before`, with the documents of that `after` as if they had changed since.
+
+    Where `before` lacks some, everything is listed by the next fetch: they may be gone.
+    """
+    listings = {
+        name: Listing(high=own.high, known={**dict.fromkeys(other.known, UNREAD), **own.known})
+        for name in ("issues", "merge_requests")
+        for own, other in [(getattr(before, name), getattr(after, name))]
+    }
+    known = documents(replace(after, number=before.number)) <= documents(before)
+    return Position(
+        number=before.number or after.number,
+        options=before.options or after.options,
+        swept=before.swept if known else 0,
+        wikis={**dict.fromkeys(after.wikis, ""), **before.wikis},
+        **listings,
+    )
 
 
-def parsed(cursor: str) -> Position:
-    """Parse a cursor of any options; what is no cursor of a project is the start."""
+def written(positions: Position) -> str:
+    """Return a position as a cursor."""
+    return cursors.written({str(positions.number): asdict(positions)}) if positions else ""
+
+
+def read(cursor: str) -> Position:
+    """Parse a cursor of any options; one that is empty or no cursor of a project is the start."""
     try:
         ((_, fields),) = cursors.read(cursor).items()
         listings = {name: Listing(**fields[name]) for name in ("issues", "merge_requests")}
         return Position(**{**fields, **listings})
     except (ValueError, TypeError, AttributeError, KeyError):
         return Position()
+
+
+def documents(positions: Position) -> set[str]:
+    """Return the ids of all documents that were found so far."""
+    number = positions.number
+    return {
+        *(f"{number}#{iid}" for iid in positions.issues.known),
+        *(f"{number}!{iid}" for iid in positions.merge_requests.known),
+        *(f"{number}/wikis/{slug}" for slug in positions.wikis),
+    }

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Entry, Page, Problem, canonical
+from flowbed.sources.following import Following, following
 from flowbed.sources.gitlab import position as stored
 from flowbed.sources.gitlab.api import GitLabApi, Withheld, escaped, open_http
 from flowbed.sources.gitlab.links import linked_in_project, place
 from flowbed.sources.gitlab.position import Position
 from flowbed.sources.gitlab.rendering import REVISION, Rendering, document, identity
-from flowbed.sources.paging import PAGE_ENTRIES
-from flowbed.sources.raw_answers import RawAnswers, opened, unkept
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -29,10 +27,6 @@ if TYPE_CHECKING:
 
 # A new note moves its issue at most once a minute, and clocks of several servers differ: so much is listed again.
 OVERLAP = timedelta(minutes=5)
-# Explicit deletions of a page: each was proved, and few of them fit into a page that went wrong.
-MOST_GONE = 20
-# Pages are yielded when they hold this many characters of documents.
-PAGE_CHARACTERS = 4 * 2**20
 
 KINDS = ("issues", "merge_requests")
 NAMES = {"issues": "issues", "merge_requests": "merge requests", "wiki": "the wiki"}
@@ -62,28 +56,22 @@ class Project:
         From the beginning, everything is listed again of what GitLab answered before, if that was kept.
         """
         options = f"{REVISION} {self.rendering}"
+        position = stored.read(cursor)
         http = open_http(self.base_url, self.token)
-        raw, failure = opened(self.raw, "GitLab")
-        try:
-            position = stored.read(cursor, options)
-            kept = _kept(raw, str(self.rendering)) if raw and not position.number else Position()
-            reading = _Reading(
-                api=GitLabApi(http=http, sleep=self.sleep),
-                source=self,
-                position=replace(kept, options=options) if kept.number else position,
-                first=not position.number and not kept.number,
-                again=bool(kept.number),
-                now=self.clock() // 1_000_000,
-                raw=raw,
-                problems=[failure] if failure else [],
-            )
+        async with following(
+            stored,
+            position if position.options == options else Position(),
+            http=http,
+            raw=self.raw,
+            vendor="GitLab",
+            options=str(self.rendering),
+        ) as found:
+            found.positions.options = options
+            api = GitLabApi(http=http, sleep=self.sleep)
+            reading = _Reading(api=api, source=self, found=found, now=self.clock() // 1_000_000)
             async with aclosing(reading.pages()) as pages:
                 async for page in pages:
                     yield page
-        finally:
-            if raw is not None:
-                raw.close()
-            await http.aclose()
 
     async def look(self) -> tuple[str, ...]:
         """Ask what of the project the token can see."""
@@ -117,83 +105,67 @@ class Project:
         if found is None or found[0].casefold() != self.path.casefold():
             return None
         return linked_in_project(
-            found[1], found[2], stored.parsed(cursor), confidential=self.rendering.confidential
+            found[1], found[2], stored.read(cursor), confidential=self.rendering.confidential
         )
-
-
-def _kept(raw: RawAnswers, options: str) -> Position:
-    """Return the position of the raw answers, where they have all documents before it."""
-    try:
-        position = stored.parsed(raw.position(options))
-        return position if position.documents() <= raw.documents() else Position()
-    except sqlite3.Error:
-        return Position()  # what is damaged is replaced by what GitLab answers now
 
 
 @dataclass(kw_only=True)
 class _Reading:
-    """One fetch: the `first`, or one that lists everything `again` of raw answers, or one of changes.
-
-    `trouble` says that something could not be read.
-    """
+    """One fetch, at the time `now`."""
 
     api: GitLabApi
     source: Project
-    position: Position
-    first: bool
-    again: bool
+    found: Following[Position]
     now: int
-    raw: RawAnswers | None
     project: dict[str, Any] = field(default_factory=dict)
-    trouble: bool = False
-    seen: set[str] = field(default_factory=set)
-    entries: list[Entry] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
-    held: int = 0
+
+    @property
+    def position(self) -> Position:
+        return self.found.positions
 
     async def pages(self) -> AsyncGenerator[Page]:
+        following = self.found
         if await self._is_visible():
             async for page in self._read():
                 yield page
-        for page in self._repeated() if self.again else ():
+        for page in self._repeated() if following.again else ():
             yield page
-        # Between its pages, a fetch that lists everything again has no position: it must not go on in the middle.
-        again, self.again = self.again, False
-        yield self._page(complete=(self.first or again) and not self.trouble)
+        complete = (following.first or following.again) and not following.trouble
+        for page in following.last_pages(complete=complete):
+            yield page
 
     async def _is_visible(self) -> bool:
         try:
             await self._open()
         except Withheld as error:
-            if self.first:
+            if self.found.first:
                 raise Misconfigured(unseen(self.source.location, self.source.token)) from error
             self._kept(self.source.location, error)
             return False
         return True
 
     async def _read(self) -> AsyncIterator[Page]:
-        due = not self.first and self.now - self.position.swept >= self.source.sweep
+        due = not self.found.first and self.now - self.position.swept >= self.source.sweep
         for kind in filter(self._is_on, KINDS):
             async for page in self._kind(kind, due=due):
                 yield page
         if self._is_on("wiki"):
             async for page in self._wiki():
                 yield page
-        if (self.first or due) and not self.trouble:
+        if (self.found.first or due) and not self.found.trouble:
             self.position.swept = self.now
 
     def _repeated(self) -> Iterator[Page]:
         """List everything that this fetch has not listed, as GitLab answered it before."""
-        known = self.position.documents()
-        for name, (row, notes) in self.raw.answers() if self.raw else ():
-            if name in known and name not in self.seen:
+        known = stored.documents(self.position)
+        for name, (row, notes) in self.found.raw.answers() if self.found.raw else ():
+            if name in known and name not in self.found.seen:
                 try:
                     self._entry(name, row, notes)
                 except Rejected as error:
                     self._malformed(name, str(error), document=name)
-            if self.held >= PAGE_CHARACTERS or len(self.entries) >= PAGE_ENTRIES:
-                yield self._page()
+            if self.found.full:
+                yield from self.found.pages()
 
     async def _kind(self, kind: str, *, due: bool) -> AsyncIterator[Page]:
         try:
@@ -215,32 +187,9 @@ class _Reading:
         return is_on(self.project, kind)
 
     def _kept(self, subject: str, error: Rejected) -> None:
-        self.trouble = True
+        self.found.trouble = True
         reason = f"{error}; what is indexed of it is kept, and the next run tries again"
-        self.problems.append(Problem(subject=subject, reason=reason, skipped=True))
-
-    def _page(self, *, complete: bool = False) -> Page:
-        cursor = self.position.written()
-        self._keep(lambda raw: raw.keep(str(self.source.rendering), cursor))
-        page = Page(
-            entries=self.entries,
-            gone=self.gone,
-            problems=self.problems,
-            cursor="" if self.again else cursor,
-            complete=complete,
-        )
-        self.entries, self.gone, self.problems, self.held = [], [], [], 0
-        return page
-
-    def _keep(self, write: Callable[[RawAnswers], None]) -> None:
-        """Write to the file of raw answers, and go on without it where that fails."""
-        if self.raw is None or self.source.raw is None:
-            return
-        try:
-            write(self.raw)
-        except sqlite3.Error as error:
-            self.raw = None
-            self.problems.append(unkept(self.source.raw, "GitLab", error))
+        self.found.problems.append(Problem(subject=subject, reason=reason, skipped=True))
 
     async def _changed(self, kind: str) -> AsyncIterator[Page]:
         """Read what changed since the last fetch."""
@@ -257,8 +206,8 @@ class _Reading:
             listing.high = max([listing.high, *(min(change, end) for change in changes)])
             if changes and min(changes) > end:
                 break
-            if self.entries or self.gone:
-                yield self._page()
+            for page in self.found.pages():
+                yield page
 
     async def _swept(self, kind: str) -> AsyncIterator[Page]:
         """List everything: what is missing is asked for one by one, and what has other notes is read again."""
@@ -272,16 +221,14 @@ class _Reading:
                 missing.pop(iid, None)
                 if listing.known.get(iid) != _field(row, "user_notes_count"):
                     await self._add(kind, row)
-            if self.entries or self.gone:
-                yield self._page()
+            for page in self.found.pages():
+                yield page
         lost = [iid for iid in missing if await self._is_lost(kind, iid)]
         if lost:
             # They may have answered "not found" because all of the project does.
             await self._open()
         for iid in lost if self._is_on(kind) else ():
             self._gone(kind, iid)
-            if len(self.gone) >= MOST_GONE:
-                yield self._page()
 
     async def _is_lost(self, kind: str, iid: str) -> bool:
         """Ask for one that was not listed; add it if it is there after all."""
@@ -297,8 +244,8 @@ class _Reading:
             self._removed(f"{self.position.number}{'!' if kind == 'merge_requests' else '#'}{iid}")
 
     def _removed(self, name: str) -> None:
-        self.gone.append(name)
-        self._keep(lambda raw: raw.remove(name))
+        self.found.gone.append(name)
+        self.found.keep(lambda raw: raw.remove(name))
 
     async def _add(self, kind: str, row: Any) -> None:  # any JSON value
         """Read the notes of an issue or merge request, and add its document, once in a fetch."""
@@ -307,9 +254,9 @@ class _Reading:
         except Rejected as error:
             self._malformed(self.source.location, str(error))
             return
-        if name in self.seen:
+        if name in self.found.seen:
             return
-        self.seen.add(name)
+        self.found.seen.add(name)
         iid = str(row["iid"])
         listing: Listing = getattr(self.position, kind)
         if self.source.rendering.hides(row):
@@ -324,24 +271,23 @@ class _Reading:
             return  # deleted since it was listed, which the next sweep notices
         except Rejected as error:
             self._malformed(name, str(error), document=name)
-        listing.known[iid] = count if isinstance(count, int) else -1
+        listing.known[iid] = count if isinstance(count, int) else stored.UNREAD
 
     def _malformed(self, subject: str, reason: str, *, document: str = "") -> None:
         # Skipped, since the next fetch would find the same: what changed after it has to be reached.
-        self.trouble |= not document
-        self.problems.append(Problem(subject=subject, reason=reason, skipped=True, document=document))
+        self.found.trouble |= not document
+        self.found.problems.append(Problem(subject=subject, reason=reason, skipped=True, document=document))
 
     def _answered(self, name: str, row: Mapping[str, Any], notes: list[Any] | None) -> None:
         """Keep what GitLab answered, and add its document."""
         whole = {**row, "project": self.project["path_with_namespace"]}
-        self._keep(lambda raw: raw.put(name, [whole, notes]))
+        self.found.keep(lambda raw: raw.put(name, [whole, notes]))
         self._entry(name, whole, notes)
 
     def _entry(self, name: str, row: Mapping[str, Any], notes: list[Any] | None) -> None:
-        self.seen.add(name)
+        self.found.seen.add(name)
         made = document(name, row, self.source.rendering, notes)
-        self.held += len(made.text)
-        self.entries.append(Entry(document=name, etag=made.hash[:32], read=partial(_held, made)))
+        self.found.add(Entry(document=name, etag=made.hash[:32], read=partial(_held, made)), len(made.text))
 
     async def _wiki(self) -> AsyncIterator[Page]:
         """Compare all pages of the wiki, whose listing has no dates."""
@@ -353,8 +299,8 @@ class _Reading:
         known, listed = self.position.wikis, set()
         for row in rows if isinstance(rows, list) else [None]:
             listed.add(self._wiki_page(row, known))
-            if self.held >= PAGE_CHARACTERS:
-                yield self._page()
+            for page in self.found.pages() if self.found.full else ():
+                yield page
         if None in listed:
             return
         for slug in [slug for slug in known if slug not in listed]:

@@ -10,6 +10,8 @@ from flowbed.sources.slack.messages import day_of
 DAY = 86_400  # seconds
 
 Thread = tuple[str, int, int, int]
+# When a thread was read that is only announced.
+NEVER = 0
 
 
 @dataclass(kw_only=True)
@@ -37,6 +39,16 @@ class Position:
     def copy(self) -> Position:
         """Return a copy that further reading does not change."""
         return replace(self, days=set(self.days), threads=dict(self.threads))
+
+
+def announced(before: dict[str, Position], after: dict[str, Position]) -> dict[str, Position]:
+    """Return a copy of positions `before`, with the documents of those `after` as if they had changed since."""
+    found = {name: each.copy() for name, each in before.items()}
+    for name, each in after.items():
+        own = found.setdefault(name, Position())
+        own.days |= each.days
+        own.threads = {**{thread: (thread, 0, NEVER, 0) for thread in each.threads}, **own.threads}
+    return found
 
 
 def written(positions: dict[str, Position]) -> str:

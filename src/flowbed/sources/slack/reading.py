@@ -26,7 +26,7 @@ from flowbed.sources.slack.messages import (
     thread_of,
     timestamp,
 )
-from flowbed.sources.slack.positions import Position
+from flowbed.sources.slack.positions import NEVER, Position
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
@@ -140,9 +140,12 @@ class ChannelReading:
             yield found
 
     async def _old_threads(self) -> AsyncIterator[Found]:
-        """Read threads again that were answered lately: an edited or deleted reply may move nothing on the parent."""
+        """Read threads again that were answered lately: an edited or deleted reply may move nothing on the parent.
+
+        So are those that were announced, and then not read, as a fetch before ended: they may be gone already.
+        """
         for thread, (newest, _, checked_at, _) in sorted(self.position.threads.items()):
-            lively = timestamp(newest)[0] >= self.end - self.lookback
+            lively = checked_at == NEVER or timestamp(newest)[0] >= self.end - self.lookback
             if f"t/{thread}" in self.seen or not lively or checked_at > self.end - RECHECK:
                 continue
             found = Found()

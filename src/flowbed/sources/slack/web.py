@@ -13,8 +13,7 @@ import orjson
 from flowbed.errors import Error
 from flowbed.records import Entry, Page, Problem
 from flowbed.records.values import listing
-from flowbed.sources.paging import PAGE_ENTRIES
-from flowbed.sources.raw_answers import RawAnswers, opened, unkept
+from flowbed.sources.following import Following, following
 from flowbed.sources.slack import positions as stored
 from flowbed.sources.slack.api import MissingScope, NoAnswer, SlackApi, SlackRefusal, open_http
 from flowbed.sources.slack.estimate import in_words
@@ -32,13 +31,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed.records import Document, Linked
+    from flowbed.sources.raw_answers import RawAnswers
     from flowbed.sources.slack.text import Names
     from flowbed.sources.slack.workspace import Workspace
 
 # What was posted this long before the listing (seconds) may not be visible yet, so it is listed by the next fetch.
 SETTLING = 60
-# Pages of what was kept have this many characters of messages.
-PAGE_CHARACTERS = 4 * 2**20
 # Increase it whenever `checked` keeps something else of a message: what was kept before is then asked for again.
 KEPT = "1"
 # Among the raw answers: the strangers that were asked for. No document has such an id.
@@ -79,32 +77,23 @@ class Web:
         """
         began = self.monotonic()
         http = open_http(self.location, self.token)
-        raw, failure = opened(self.raw, "Slack")
-        try:
+        async with following(
+            stored, stored.read(cursor), http=http, raw=self.raw, vendor="Slack", options=KEPT
+        ) as found:
             pacing = Pacing(sleep=self.sleep, monotonic=self.monotonic)
             api = SlackApi(http=http, pacing=pacing)
             workspace = await open_workspace(api, self.options.channels)
-            positions = stored.read(cursor)
-            kept = _kept(raw) if raw and not positions else {}
             fetch = _Fetch(
                 source=self,
                 api=api,
                 workspace=workspace,
-                people=People(api, workspace.people, _strangers(raw) if workspace.lists_people else {}),
-                positions=kept or positions,
-                first=not positions and not kept,
-                again=bool(kept),
+                people=People(api, workspace.people, _strangers(found.raw) if workspace.lists_people else {}),
+                found=found,
                 deadline=began + self.options.seconds,
-                raw=raw,
-                problems=[failure] if failure else [],
             )
             async with aclosing(fetch.pages()) as pages:
                 async for page in pages:
                     yield page
-        finally:
-            if raw is not None:
-                raw.close()
-            await http.aclose()
 
     async def look(self) -> tuple[str, ...]:
         """Ask which channels the app can read, and which it cannot."""
@@ -125,15 +114,6 @@ class Web:
     def linked(self, link: str, cursor: str) -> Linked | None:
         """Return what a link to a message points to, and what is known of it where it is missing."""
         return linked_in_workspace(link, ANY_WORKSPACE, stored.read(cursor), self.options.channels)
-
-
-def _kept(raw: RawAnswers) -> dict[str, Position]:
-    """Return the positions of the raw answers, where they have all documents before them."""
-    try:
-        positions = stored.read(raw.position(KEPT))
-        return positions if stored.documents(positions) <= raw.documents() else {}
-    except sqlite3.Error:
-        return {}  # what is damaged is replaced by what Slack answers now
 
 
 def _strangers(raw: RawAnswers | None) -> dict[str, tuple[str, int]]:
@@ -161,33 +141,23 @@ async def _refused(api: SlackApi, seen: Workspace) -> list[Problem]:
 
 @dataclass(kw_only=True)
 class _Fetch:
-    """One fetch: the `first`, or one that lists everything `again` of raw answers, or one of changes.
-
-    `trouble` says that something could not be read.
-    """
+    """One fetch, which ends at the `deadline`."""
 
     source: Web
     api: SlackApi
     workspace: Workspace
     people: People
-    positions: dict[str, Position]
-    first: bool
-    again: bool
+    found: Following[dict[str, Position]]
     deadline: float
-    raw: RawAnswers | None
-    problems: list[Problem]
     readings: dict[str, ChannelReading] = field(default_factory=dict)
-    entries: list[Entry] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
     unscoped: list[MissingScope] = field(default_factory=list)
-    trouble: bool = False
 
     async def pages(self) -> AsyncGenerator[Page]:
-        self.trouble = bool(self.workspace.problems)
-        self.problems += self.workspace.problems
-        if self.problems:
-            yield self._page()
+        following = self.found
+        following.trouble = bool(self.workspace.problems)
+        following.problems += self.workspace.problems
+        for page in following.pages():
+            yield page
         self._begin()
         works = [
             Work(name, self._steps(each), partial(getattr, each, "rank"))
@@ -196,28 +166,28 @@ class _Fetch:
         async with aclosing(in_turns(works, over=self._over)) as found_by_channel:
             async for name, found in found_by_channel:
                 await self._take(self.readings[name].channel, found)
-                if self.entries or self.gone or self.problems:
-                    yield self._page()
+                for page in following.pages():
+                    yield page
         self._report_what_is_left()
-        for page in self._repeated() if self.again else ():
+        for page in self._repeated() if following.again else ():
             yield page
         whole = all(each.position.whole and each.done and not each.limited for each in self.readings.values())
-        complete = (self.first or self.again) and whole and not self.trouble
-        # Between its pages, a fetch that lists everything again has no position: it must not go on in the middle.
-        self.again = False
-        yield self._page(complete=complete)
+        complete = (following.first or following.again) and whole and not following.trouble
+        for page in following.last_pages(complete=complete):
+            yield page
 
     def _begin(self) -> None:
         # The end is fixed at the start: a moving end would never be reached.
         end = self.workspace.date - SETTLING
         options = self.source.options
+        positions = self.found.positions
         for channel in sorted(
-            self.workspace.channels, key=lambda each: self.positions.get(each.id, Position()).listed
+            self.workspace.channels, key=lambda each: positions.get(each.id, Position()).listed
         ):
             self.readings[channel.id] = ChannelReading(
                 api=self.api,
                 channel=channel,
-                position=self.positions.get(channel.id, Position()).copy(),
+                position=positions.get(channel.id, Position()).copy(),
                 end=end,
                 lookback=options.lookback,
                 page=options.page,
@@ -242,7 +212,7 @@ class _Fetch:
                 self.unscoped.append(error)
                 if len(self.unscoped) == len(self.readings):
                     raise  # not the channel: nothing can be read
-            self.trouble = True
+            self.found.trouble = True
             said = str(error) if isinstance(error, MissingScope) else str(error).partition(";")[0]
             yield Found(
                 problems=[
@@ -253,53 +223,56 @@ class _Fetch:
                         folder=f"{reading.channel.id}/",
                     )
                 ],
-                position=self.positions.get(reading.channel.id, Position()),
+                position=self.found.positions.get(reading.channel.id, Position()),
             )
 
     async def _take(self, channel: Channel, found: Found) -> None:
         """Keep what was found in a channel, and make its documents."""
-        self.positions[channel.id] = found.position
-        self.problems += found.problems
-        self.trouble |= bool(found.problems)
+        following = self.found
+        following.positions[channel.id] = found.position
+        following.problems += found.problems
+        following.trouble |= bool(found.problems)
         if self.workspace.lists_people and await self.people.learn(
             each for messages in found.documents.values() for each in messages
         ):
             strangers = dict(self.people.asked)
-            self._keep(lambda raw: raw.put(STRANGERS, strangers))
+            following.keep(lambda raw: raw.put(STRANGERS, strangers))
         for key, messages in found.documents.items():
             name = f"{channel.id}/{key}"
-            self.seen.add(name)
-            self._keep(partial(_put, name=name, label=channel.label, messages=messages, found=found, key=key))
+            following.seen.add(name)
+            following.keep(
+                partial(_put, name=name, label=channel.label, messages=messages, found=found, key=key)
+            )
             if messages:
                 self._entry(channel, key, messages)
-            elif not self.first:
-                self.gone.append(name)
+            elif not following.first:
+                following.gone.append(name)
 
     def _entry(self, channel: Channel, key: str, messages: Sequence[dict[str, Any]]) -> None:
         base = self.workspace.base
         raw = [orjson.dumps(each) for each in messages]
         read = partial(_document, channel, key, raw, self.workspace.names, base)
-        self.entries.append(
-            Entry(document=f"{channel.id}/{key}", etag=etag(channel, messages, base), read=read)
+        self.found.add(
+            Entry(document=f"{channel.id}/{key}", etag=etag(channel, messages, base), read=read),
+            sum(len(str(each.get("text", ""))) for each in messages),
         )
 
     def _repeated(self) -> Iterator[Page]:
         """List everything that this fetch has not listed, as Slack answered it before."""
-        known, held = stored.documents(self.positions), 0
+        following = self.found
+        known = stored.documents(following.positions)
         wanted = {each.id for each in self.workspace.channels} if self.source.options.channels else None
         labels = self.workspace.names.channels
-        for name, answer in self.raw.answers() if self.raw else ():
+        for name, answer in following.raw.answers() if following.raw else ():
             id_, _, key = name.partition("/")
-            if name not in known or name in self.seen or not answer["messages"]:
+            if name not in known or name in following.seen or not answer["messages"]:
                 continue
             if wanted is not None and id_ not in wanted and not self._is_wanted(id_):
                 continue
             label = f"#{labels[id_]}" if id_ in labels else answer["channel"]
             self._entry(Channel(id=id_, label=label), key, answer["messages"])
-            held += sum(len(str(each.get("text", ""))) for each in answer["messages"])
-            if held >= PAGE_CHARACTERS or len(self.entries) >= PAGE_ENTRIES:
-                held = 0
-                yield self._page()
+            if following.full:
+                yield from following.pages()
 
     def _is_wanted(self, channel: str) -> bool:
         """Tell whether the options name a channel that the app cannot read any more."""
@@ -310,7 +283,7 @@ class _Fetch:
         unfinished = [each for each in self.readings.values() if not each.done]
         slow = self.api.pacing.slow
         if slow:
-            self.problems.append(
+            self.found.problems.append(
                 Problem(
                     subject="Slack",
                     reason="allows this app one call a minute, and 15 messages a call, as it does for apps that are"
@@ -322,7 +295,7 @@ class _Fetch:
         if self._over() and unfinished:
             minutes = round(self.source.options.seconds / MINUTE)
             left = in_words(list(self.readings.values()), MINUTE if slow else MINUTE / CALLS_A_MINUTE)
-            self.problems.append(
+            self.found.problems.append(
                 Problem(
                     subject="Slack",
                     reason=f"not all was read in {minutes} minutes (option minutes){left and f': {left}'}; the next run"
@@ -334,29 +307,6 @@ class _Fetch:
     def _left(self) -> str:
         left = in_words(list(self.readings.values()), MINUTE)
         return f"; {left}" if left else ""
-
-    def _page(self, *, complete: bool = False) -> Page:
-        cursor = stored.written(self.positions)
-        self._keep(lambda raw: raw.keep(KEPT, cursor))
-        page = Page(
-            entries=self.entries,
-            gone=self.gone,
-            problems=self.problems,
-            cursor="" if self.again else cursor,
-            complete=complete,
-        )
-        self.entries, self.gone, self.problems = [], [], []
-        return page
-
-    def _keep(self, write: Callable[[RawAnswers], None]) -> None:
-        """Write to the file of raw answers, and go on without it where that fails."""
-        if self.raw is None or self.source.raw is None:
-            return
-        try:
-            write(self.raw)
-        except sqlite3.Error as error:
-            self.raw = None
-            self.problems.append(unkept(self.source.raw, "Slack", error))
 
 
 def _put(
