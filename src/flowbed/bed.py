@@ -16,9 +16,10 @@ from flowbed.wiring import opening, process
 from flowbed.wiring.project import OpenProject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 
     from flowbed.events.replay import Letter, Replayed
+    from flowbed.events.stages import CommitReport
     from flowbed.index.active_space import Live
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.index.search import Unit
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from flowbed.lanes.batch.submit import Submitted
     from flowbed.lanes.budget import Budget
     from flowbed.lanes.choice import LaneOption
+    from flowbed.lanes.failures import RunStats
     from flowbed.lanes.outcome import Polled
     from flowbed.ledger import BatchRow, Rollback, Spent, SubmissionRow
     from flowbed.maintenance.checklist import Checklist
@@ -285,23 +287,64 @@ class Flowbed(OpenProject):
         await check_space(feed, context)
         return await sync(feed, context, allow_deletes=allow_deletes, wrote=wrote)
 
+    async def embed_batches(
+        self, *batches: str, limit: int | None = None, budget: float | None = None
+    ) -> RunStats:
+        """Embed waiting chunks, of the batch files with these ids or of all, and write deltas for `commit`.
+
+        Args:
+            batches: ids of batch files; without any, all that waits is embedded.
+            limit: embed at most about this many chunks.
+            budget: most that requests to the model may cost, in US dollars.
+
+        Raises:
+            Rejected: the budget is not an amount.
+            Misconfigured: the model cannot be used, or a collection is of another space.
+        """
+        from flowbed.events.stages import write_deltas
+
+        return await write_deltas(self._context(self._budget(budget)), batches=batches or None, limit=limit)
+
+    async def commit(self, collection: str | None = None) -> CommitReport:
+        """Commit the deltas that no commit holds, of one collection or of all, and the deletions that wait.
+
+        Nothing is embedded. What is due is published. Safe to repeat, also concurrently.
+
+        Raises:
+            Damaged: the index of the only collection cannot be read.
+        """
+        from flowbed.events.stages import commit_pending
+
+        done = await commit_pending(self._context(), collection)
+        done.failures += (await self._publish_due()).failures
+        return done
+
     async def find_unembedded(
-        self, *names: str, limit: int | None = None, deadline: float | None = None
+        self,
+        *names: str,
+        limit: int | None = None,
+        deadline: float | None = None,
+        collections: Collection[str] | None = None,
     ) -> Unembedded:
         """Gather the chunks that wait to be embedded, of the named sources or of all, into submissions for `submit`.
 
-        A chunk without a result within `deadline` seconds is embedded by the first run after that.
+        A chunk without a result within `deadline` seconds is embedded by the first run after that. With `collections`,
+        only their chunks are gathered. Without names, chunks of other programs' batch files are gathered too.
 
         Raises:
             Misconfigured: the model has no Batch API, or a name is not a source's.
         """
+        from flowbed.events.waiting_sources import sources_to_embed
         from flowbed.lanes.batch.find import find
 
+        context = self._context()
         return await find(
-            self._context(),
-            sources=tuple(await self._feeds(names)),
+            context,
+            # No source has an empty name: without any, nothing is claimed.
+            sources=tuple(await self._feeds(names) if names else await sources_to_embed(context)) or ("",),
             limit=limit,
             deadline=0 if deadline is None else process.now() + round(deadline * 1e6),
+            collections=collections,
         )
 
     async def submit(self, *submissions: str) -> Submitted:
@@ -315,8 +358,10 @@ class Flowbed(OpenProject):
 
         return await submit(self._context(), submissions)
 
-    async def poll(self, *submissions: str) -> Polled:
+    async def poll(self, *submissions: str, commit: bool = True) -> Polled:
         """Ask the provider about all live submissions, or those named, and commit their results. Safe to repeat.
+
+        Without `commit`, the results are durable as deltas, and `commit` makes them searchable.
 
         Raises:
             Misconfigured: the provider cannot be asked until a setting changes.
@@ -324,7 +369,9 @@ class Flowbed(OpenProject):
         """
         from flowbed.lanes.batch.poll import poll
 
-        polled = await poll(self._context(), submissions)
+        polled = await poll(replace(self._context(), commits=commit), submissions)
+        if not commit:
+            return polled
         polled.tally.failures += (await self._publish_due()).failures
         return polled
 

@@ -12,16 +12,18 @@ from flowbed.bed import aopen
 from flowbed.errors import Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
     from flowbed.bed import Flowbed
     from flowbed.events.replay import Letter, Replayed
+    from flowbed.events.stages import CommitReport
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.index.search import Unit
     from flowbed.index.versions import Version
     from flowbed.lanes.batch.find import Unembedded
     from flowbed.lanes.batch.submit import Submitted
     from flowbed.lanes.choice import LaneOption
+    from flowbed.lanes.failures import RunStats
     from flowbed.lanes.outcome import Polled
     from flowbed.ledger import BatchRow, Rollback, Spent, SubmissionRow
     from flowbed.maintenance.checklist import Checklist
@@ -224,17 +226,48 @@ class Blocking:
         """
         return self._wait(self._bed.fetch(name, wrote=wrote, allow_deletes=allow_deletes))
 
+    def embed_batches(self, *batches: str, limit: int | None = None, budget: float | None = None) -> RunStats:
+        """Embed waiting chunks, of the batch files with these ids or of all, and write deltas for `commit`.
+
+        Args:
+            batches: ids of batch files; without any, all that waits is embedded.
+            limit: embed at most about this many chunks.
+            budget: most that requests to the model may cost, in US dollars.
+
+        Raises:
+            Rejected: the budget is not an amount.
+            Misconfigured: the model cannot be used, or a collection is of another space.
+        """
+        return self._wait(self._bed.embed_batches(*batches, limit=limit, budget=budget))
+
+    def commit(self, collection: str | None = None) -> CommitReport:
+        """Commit the deltas that no commit holds, of one collection or of all, and the deletions that wait.
+
+        Nothing is embedded. What is due is published. Safe to repeat, also concurrently.
+
+        Raises:
+            Damaged: the index of the only collection cannot be read.
+        """
+        return self._wait(self._bed.commit(collection))
+
     def find_unembedded(
-        self, *names: str, limit: int | None = None, deadline: float | None = None
+        self,
+        *names: str,
+        limit: int | None = None,
+        deadline: float | None = None,
+        collections: Collection[str] | None = None,
     ) -> Unembedded:
         """Gather the chunks that wait to be embedded, of the named sources or of all, into submissions for `submit`.
 
-        A chunk without a result within `deadline` seconds is embedded by the first run after that.
+        A chunk without a result within `deadline` seconds is embedded by the first run after that. With `collections`,
+        only their chunks are gathered. Without names, chunks of other programs' batch files are gathered too.
 
         Raises:
             Misconfigured: the model has no Batch API, or a name is not a source's.
         """
-        return self._wait(self._bed.find_unembedded(*names, limit=limit, deadline=deadline))
+        return self._wait(
+            self._bed.find_unembedded(*names, limit=limit, deadline=deadline, collections=collections)
+        )
 
     def submit(self, *submissions: str) -> Submitted:
         """Send the submissions that are ready, or those named, to the provider's Batch API. Safe to repeat.
@@ -245,14 +278,16 @@ class Blocking:
         """
         return self._wait(self._bed.submit(*submissions))
 
-    def poll(self, *submissions: str) -> Polled:
+    def poll(self, *submissions: str, commit: bool = True) -> Polled:
         """Ask the provider about all live submissions, or those named, and commit their results. Safe to repeat.
+
+        Without `commit`, the results are durable as deltas, and `commit` makes them searchable.
 
         Raises:
             Misconfigured: the provider cannot be asked until a setting changes.
             NotFound: no live submission has that id.
         """
-        return self._wait(self._bed.poll(*submissions))
+        return self._wait(self._bed.poll(*submissions, commit=commit))
 
     def submissions(self, *, live: bool = True) -> list[SubmissionRow]:
         """List the live submissions, or with `live=False` those that have ended, oldest first."""

@@ -16,6 +16,7 @@ from flowbed.records import Problem
 from flowbed.records.events import Handled
 from flowbed.records.external import external_source, is_external
 from flowbed.sources.external import ExternalBatches, ExternalFile
+from flowbed.storage import bucket_of
 from flowbed.storage.keys import checked
 
 if TYPE_CHECKING:
@@ -249,23 +250,15 @@ def name_of(key: str) -> str:
 
 def _keys_of(told: Created, url: str) -> list[str]:
     """Return the keys below the store's root that an event may mean; none for another bucket, or above the root."""
-    bucket, prefix = _root(url)
+    bucket, prefix = bucket_of(url)
     if bucket and told.bucket != bucket:
         return []
     below = [key.removeprefix(prefix) for key in told.keys if key.startswith(prefix)]
     return [key for key in below if LAYOUT.fullmatch(key)] or below[:1]
 
 
-def _root(url: str) -> tuple[str, str]:
-    """Return the bucket of a store and the prefix of its keys; "" for a store that is in no bucket."""
-    if not url.startswith("s3://"):
-        return "", ""
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    return bucket, f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-
-
 def _why_ignored(told: Created, url: str) -> str:
-    bucket, prefix = _root(url)
+    bucket, prefix = bucket_of(url)
     if told.bucket != bucket:
         return f"in bucket {told.bucket[:100]!r}, not in {bucket}"
     return f"not below {prefix}"

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from flowbed.events.waiting_sources import sources_to_embed
 from flowbed.lanes.batch.wait import collect_results
 from flowbed.lanes.budget import Budget
 from flowbed.lanes.claims import WAITING
@@ -13,8 +14,6 @@ from flowbed.lanes.failures import RunStats
 from flowbed.pipeline.run import finish, recover
 from flowbed.pipeline.work import RunOptions, Selection, choose_early, choose_lane, embed_selection
 from flowbed.records import Status
-from flowbed.records.external import external_source, is_external
-from flowbed.records.precomputed import is_precomputed
 
 if TYPE_CHECKING:
     from flowbed.lanes.choice import LaneOption
@@ -69,16 +68,3 @@ async def _waiting(context: Context) -> int:
     async for page in context.ledger.chunks.batches(WAITING, now=context.clock(), sources=()):
         return len(page)
     return 0
-
-
-async def sources_to_embed(context: Context) -> set[str]:
-    """Return the sources that may have waiting chunks: those configured, removed ones, and what others wrote.
-
-    Precomputed rows are not among them: they need no model.
-    """
-    names = {*context.sources, *map(external_source, context.sources)}
-    async for page in context.ledger.chunks.batches(WAITING, now=context.clock(), sources=()):
-        rows = await context.ledger.batches.get([batch for batch in page if batch])
-        names.update(row.source for row in rows.values() if not is_precomputed(row.source))
-    # A deletion is in no batch file.
-    return names.union(filter(is_external, await context.store.folders("")))

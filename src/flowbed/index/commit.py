@@ -47,10 +47,15 @@ class Crossed(Transient):
 
 @dataclass(frozen=True, kw_only=True)
 class Committed:
-    """The result of a commit: the new version, None if nothing was merged, and the deltas that were refused."""
+    """The result of a commit: the new version, None if nothing was merged, and the deltas that were refused.
+
+    `runs` are the ids of the runs that were merged, with `rows` in their deltas.
+    """
 
     version: int | None
     refused: tuple[Problem, ...] = ()
+    runs: tuple[str, ...] = ()
+    rows: int = 0
 
 
 async def commit(
@@ -69,6 +74,7 @@ async def commit(
     """
     version = None
     refused: list[Problem] = []
+    merged: dict[str, int] = {}
     crossed = 0
     while True:
         live = await collections.get(collection)
@@ -76,7 +82,7 @@ async def commit(
         dataset = await datasets.writable(live) if live is not None else None
         runs = await ledger.runs.pending(collection, limit=most_runs)
         if not runs:
-            return Committed(version=version, refused=tuple(refused))
+            break
         if live is None or dataset is None:
             space = Space.from_json(runs[0].space)
             await collections.begin(collection, space, now=clock(), datasets=datasets)
@@ -95,11 +101,13 @@ async def commit(
         reached(INDEX_MERGED, collection=collection, version=version, runs=len(good))
         # Where nobody else wrote in between, there is no rollback to look for in the versions up to this one.
         await ledger.runs.commit(list(good), version=version, onto=onto if version == onto + 1 else 0)
-        reached(RUN_COMMITTED, collection=collection, version=version)
+        reached(RUN_COMMITTED, collection=collection, version=version, runs=list(good))
+        merged |= {name: table.num_rows for name, table in good.items()}
         await _delete_deltas([run for run in runs if run.id in deltas], store=store)
         # Listed again: where a rollback has undone this version before its runs were marked, they are still pending.
         if not await ledger.runs.pending(collection, limit=1):
-            return Committed(version=version, refused=tuple(refused))
+            break
+    return Committed(version=version, refused=tuple(refused), runs=tuple(merged), rows=sum(merged.values()))
 
 
 async def _good(

@@ -67,6 +67,7 @@ class IndexContext(Context):
 
     A commit merges at most `commit_deltas` deltas at a time; `lease` are the times of maintenance leases. `also_write`,
     where set, writes the rows of a run (collection, run id, table) in another form too, before the run is recorded.
+    Without `commits`, deltas are written and left to a commit by another process.
     """
 
     datasets: Datasets
@@ -74,6 +75,7 @@ class IndexContext(Context):
     commit_deltas: int = 10
     lease: LeaseTimes | None = None
     also_write: Callable[[str, str, pa.Table], Awaitable[None]] | None = None
+    commits: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,7 +90,7 @@ class BackgroundWrite:
 
 
 async def write_and_commit(group: EmbeddedGroup, context: RunContext, tally: RunStats) -> None:
-    """Write and commit a delta for each collection of a group, and record its failures."""
+    """Write a delta for each collection of a group, commit it if the context does, and record the failures."""
     spent = group.spent
     for collection in sorted({row.collection for row in group.rows}):
         upserts, deletes = _changes(collection, group)
@@ -102,7 +102,8 @@ async def write_and_commit(group: EmbeddedGroup, context: RunContext, tally: Run
             tally.failed += 1
             tally.failures.append(Problem(subject=f"collection {collection}", reason=str(error)))
             continue
-        await commit_readable(collection, context, tally)
+        if context.commits:
+            await commit_readable(collection, context, tally)
         if collection in tally.unreadable:
             continue  # the delta is kept, and committed by the run that can
         tally.chunks += len(upserts)
@@ -183,7 +184,8 @@ async def _write(
         [*((row.id, row.version) for row in upserts), *((row.id, row.version) for row in deletes)],
         worker=context.worker,
     )
-    reached(RUN_RECORDED, run=delta.run)
+    batches = sorted({row.batch for row in group.rows if row.collection == collection and row.batch})
+    reached(RUN_RECORDED, run=delta.run, collection=collection, key=delta.key, batches=batches)
 
 
 def cost_by_document(run: str, group: EmbeddedGroup, spent: Spent, *, at: int) -> list[SpendRow]:

@@ -1,5 +1,13 @@
 """Settings of one project: the only reader of `flowbed.toml` and of the environment; yields plain values."""
 
+from flowbed.settings.deployment import (
+    Deployment,
+    deployment,
+    function_folder,
+    resolve_secrets,
+    sandbox,
+    secrets_named,
+)
 from flowbed.settings.environment import (
     CommitRules,
     chroma_token,
@@ -22,17 +30,23 @@ __all__ = [
     "BEGINNING",
     "FILE",
     "CommitRules",
+    "Deployment",
     "Settings",
     "SourceSettings",
     "add_source",
     "checked_name",
     "chroma_token",
     "commit_rules",
+    "deployment",
     "fallback",
+    "function_folder",
     "model_cache",
     "provider_options",
     "read_settings",
     "remove_source",
+    "resolve_secrets",
+    "sandbox",
+    "secrets_named",
     "serving",
     "share_counts",
     "shared_counts",

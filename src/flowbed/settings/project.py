@@ -194,7 +194,7 @@ def read_settings(folder: Path) -> Settings:
     from_file_only = not any(name.upper().startswith(PREFIX) for name in os.environ)
     passed = folder / PASSED
     if from_file_only and _has_passed(body, passed):
-        return _at_home(_settings(tables))
+        return _completed(_settings(tables))
     # Importing pydantic and building its models takes a fifth of a second.
     from flowbed.settings.checking import validated
 
@@ -202,7 +202,13 @@ def read_settings(folder: Path) -> Settings:
     # Remember the file only if validation changed nothing, such as a number written as text.
     if from_file_only and _same(asdict(_settings(tables)), asdict(settings)):
         _pass(body, passed)
-    return _at_home(settings)
+    return _completed(settings)
+
+
+def _completed(settings: Settings) -> Settings:
+    from flowbed.settings.deployment import as_deployed
+
+    return as_deployed(_at_home(settings))
 
 
 def _at_home(settings: Settings) -> Settings:

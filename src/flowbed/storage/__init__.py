@@ -106,6 +106,14 @@ def folder_of(url: str) -> Path | None:
     return Path(os.fsdecode(unquote_to_bytes(url.removeprefix("file://"))))
 
 
+def bucket_of(url: str) -> tuple[str, str]:
+    """Return the bucket of a store and the prefix of its keys; "" for a store that is in no bucket."""
+    if not url.startswith("s3://"):
+        return "", ""
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    return bucket, f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+
+
 def open_store(url: str, *, folder: Path, options: Mapping[str, str] | None = None) -> Store:
     """Open the store at `url`; a relative `file` path is below `folder`, and is created if absent.
 

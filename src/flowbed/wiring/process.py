@@ -11,6 +11,8 @@ import socket
 import sys
 import time
 
+from flowbed.settings import sandbox
+
 # The option of glibc's mallopt that limits the number of heaps (malloc.h).
 M_ARENA_MAX = -8
 # Thresholds of the garbage collector. With Python's (700, 10, 10), a sixth of the time of finding work goes into
@@ -52,7 +54,7 @@ def worker() -> str:
     import psutil
 
     process = psutil.Process()
-    return f"{socket.gethostname()}/{process.pid}/{process.create_time():.2f}/{secrets.token_hex(4)}"
+    return f"{_host()}/{process.pid}/{process.create_time():.2f}/{secrets.token_hex(4)}"
 
 
 def dead(name: str) -> bool:
@@ -67,9 +69,13 @@ def dead(name: str) -> bool:
         number = int(pid)
     except ValueError:
         return True
-    if host != socket.gethostname():
+    if host != _host():
         return False
     try:
         return f"{psutil.Process(number).create_time():.2f}" != started
     except psutil.NoSuchProcess:
         return True
+
+
+def _host() -> str:
+    return sandbox() or socket.gethostname()

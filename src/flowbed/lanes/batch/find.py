@@ -77,11 +77,13 @@ async def find(
     batches: Mapping[str, Collection[str]] | None = None,
     deadline: int = 0,
     reuse: VectorReuse | None = None,
+    collections: Collection[str] | None = None,
 ) -> Unembedded:
     """Gather the waiting chunks into submissions; what has no result by `deadline` (µs, 0: none) is embedded now.
 
-    Chunks whose vectors are known go to `reuse`; without it they wait for the next run. Safe to run concurrently: each
-    chunk and each text is claimed by exactly one finder.
+    With `collections`, only their chunks are gathered; the others of the same batches wait on. Chunks whose vectors are
+    known go to `reuse`; without it they wait for the next run. Safe to run concurrently: each chunk and each text is
+    claimed by exactly one finder.
 
     Raises:
         Misconfigured: the model has no Batch API.
@@ -89,11 +91,13 @@ async def find(
     api = require_batch_api(context)
     embedder = await asyncio.to_thread(context.embedder)
     finder = _Finder(context, api, embedder, deadline=deadline, reuse=reuse)
+    finder.select(collections, limit)
     claims = Claims(
         context=context,
         sources=sources,
         statuses=statuses,
-        limit=limit,
+        # Chunks of other collections, which are claimed with them, do not count towards it.
+        limit=limit if collections is None else None,
         only=batches,
         submission=finder.submission,
         deletions=False,
@@ -106,7 +110,7 @@ async def find(
             async for rows in prefetch:
                 await finder.take(rows, prefetch)
                 reached(PROGRESS, stage="find", done=len(rows))
-                if finder.found.stopped:
+                if finder.found.stopped or finder.enough:
                     break
             await finder.end()
         finally:
@@ -150,6 +154,18 @@ class _Finder:
         self._full: Input | None = None
         self._recording: asyncio.Task[None] | None = None
         self._handing_over: list[asyncio.Task[int]] = []
+        self._collections: Collection[str] | None = None
+        self._room: int | None = None
+
+    def select(self, collections: Collection[str] | None, limit: int | None) -> None:
+        """Gather only chunks of these collections, up to `limit`; None is all, which their claims limit."""
+        self._collections = collections
+        self._room = None if collections is None else limit
+
+    @property
+    def enough(self) -> bool:
+        """Whether as many chunks of the selected collections were taken as were asked for."""
+        return self._room is not None and self._room <= 0
 
     @property
     def submission(self) -> str:
@@ -166,11 +182,23 @@ class _Finder:
 
     async def take(self, rows: Sequence[ChunkRow], prefetch: Prefetch) -> None:
         """Process claimed chunks: each goes into a submission, waits, or fails."""
-        new = await self._without_in_flight(rows)
+        new = await self._without_in_flight(await self._selected(rows))
         passages, lost = await read_chunk_texts(new, store=self._context.store, ledger=self._context.ledger)
         if lost:
             await self._fail(lost)
         await self._gather(await self._without_known(passages), prefetch)
+
+    async def _selected(self, rows: Sequence[ChunkRow]) -> Sequence[ChunkRow]:
+        """Give back the chunks of other collections, and those beyond the limit."""
+        if self._collections is None:
+            return rows
+        chosen = [row for row in rows if row.collection in self._collections][: self._room]
+        kept = {(row.collection, row.id) for row in chosen}
+        others = [row for row in rows if (row.collection, row.id) not in kept]
+        await self._context.ledger.chunks.give_back(others, worker=self._context.worker)
+        if self._room is not None:
+            self._room -= len(chosen)
+        return chosen
 
     async def end(self) -> None:
         """Record the submission that is being gathered, unless it is empty."""

@@ -58,7 +58,7 @@ async def poll(context: RunContext, submissions: Collection[str] = ()) -> Polled
     await release_dead_workers(context)
     rows = await select_submissions(context, submissions)
     # Deltas that an interrupted poll wrote and did not commit.
-    for collection in await context.ledger.runs.collections():
+    for collection in await context.ledger.runs.collections() if context.commits else ():
         await commit_readable(collection, context, polled.tally)
     others = [
         row for row in await live_submissions(context.ledger) if row.id not in {each.id for each in rows}

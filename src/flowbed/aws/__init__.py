@@ -1,0 +1,1 @@
+"""Flowbed on AWS: Lambda handlers, and the state machines that call them."""

@@ -1,0 +1,140 @@
+"""Functions of a deployment in the test's process: real handlers on S3 and a ledger, with OpenAI's simulator."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import itertools
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.support.projects import receipt
+from tests.support.s3 import variables
+
+from flowbed.bed import Flowbed, aopen
+from flowbed.settings import function_folder
+from flowbed.storage import open_store
+from flowbed.testing.index import Contents, contents
+from flowbed.testing.simulators import SimulatorProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from tests.support.s3 import S3Server
+
+MODEL = "openai:text-embedding-3-small"
+
+
+@pytest.fixture(scope="session")
+def running_provider() -> Iterator[SimulatorProcess]:
+    """Start a simulator of OpenAI."""
+    with SimulatorProcess("openai") as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def provider(running_provider: SimulatorProcess) -> SimulatorProcess:
+    """Reset the simulator."""
+    running_provider.order()
+    running_provider.forget()
+    return running_provider
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What Lambda passes beside the event."""
+
+    function_name: str
+    aws_request_id: str
+    seconds: float = 900.0
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return how long the call may still take."""
+        return int(self.seconds * 1_000)
+
+
+@dataclass(kw_only=True)
+class Deployment:
+    """A package with settings, and the functions that run from it; `lines` are what they have written."""
+
+    package: Path
+    store: str
+    capture: Callable[[], str]
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    requests: Iterator[int] = field(default_factory=itertools.count)
+
+    def call(self, function: str, event: Any = None, *, seconds: float = 900.0) -> Any:
+        """Call the handler of a function with an event, as JSON brings it, and return its answer as JSON."""
+        module = importlib.import_module(f"flowbed.aws.handlers.{function}")
+        context = Context(function_name=function, aws_request_id=f"r{next(self.requests)}", seconds=seconds)
+        try:
+            answer = module.handler(json.loads(json.dumps(event or {})), context)
+        finally:
+            self.lines += [json.loads(line) for line in self.capture().splitlines()]
+        return json.loads(json.dumps(answer))
+
+    def use(self, work: Callable[[Flowbed], Awaitable[Any]]) -> Any:
+        """Open the deployment's project, as an operator would, and work with it."""
+
+        async def used() -> Any:
+            async with aopen(function_folder()) as bed:
+                return await work(bed)
+
+        return asyncio.run(used())
+
+    def contents(self) -> Contents:
+        """Read the index."""
+        return asyncio.run(contents(open_store(self.store, folder=Path(), options=self.options)))
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The options of the store."""
+        return json.loads((self.package / "options.json").read_text())  # type: ignore[no-any-return]
+
+    def metrics(self, function: str) -> dict[str, float]:
+        """Sum the metrics that a function has written."""
+        sums: dict[str, float] = {}
+        for line in self.lines:
+            for about in line.get("_aws", {}).get("CloudWatchMetrics", ()):
+                if line["FunctionName"] == function:
+                    for metric in about["Metrics"]:
+                        sums[metric["Name"]] = sums.get(metric["Name"], 0) + line[metric["Name"]]
+        return sums
+
+
+@pytest.fixture
+def deployment(
+    tmp_path: Path,
+    s3_server: S3Server,
+    provider: SimulatorProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Deployment:
+    """Return a deployment with a source of two receipts, not fetched yet."""
+    package = tmp_path / "package"
+    package.mkdir()
+    lines = [
+        receipt(1, ["GRAND TOTAL 7.80", "CASH 10.00"], merchant_name="WAN SHENG"),
+        receipt(2, ["TOTAL 7.80"], merchant_name="KEDAI BUKU"),
+    ]
+    (package / "receipts.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in lines))
+    store = f"s3://bucket/{tmp_path.name}"
+    (package / "flowbed.toml").write_text(
+        f'model = "{MODEL}"\nstore = "{store}"\nledger = "{tmp_path}/ledger.db"\n'
+        f'[providers.openai]\nbase_url = "{provider.url}/v1"\napi_key = "{tmp_path.name}"\n'
+        f'[sources.receipts]\nkind = "receipts"\nlocation = "{package}/receipts.jsonl"\n'
+    )
+    (package / "options.json").write_text(json.dumps({"endpoint": s3_server.url, "region": "us-east-1"}))
+    for name, value in {
+        **variables(s3_server.url),
+        "AWS_LAMBDA_FUNCTION_NAME": "flowbed",
+        "AWS_LAMBDA_LOG_STREAM_NAME": f"2026/11/30/[$LATEST]{tmp_path.name}",
+        "LAMBDA_TASK_ROOT": str(package),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return Deployment(package=package, store=store, capture=lambda: capsys.readouterr().out)
