@@ -30,12 +30,13 @@ ROWS = [
     chunk("waits"),
 ]
 RUNS = [run("r1", state="committed", version=7), run("r2")]
-UPGRADE = """
+LATER = f"{int(HEAD) + 1:04}"  # the revision of a later Flowbed
+UPGRADE = f"""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "{LATER}"
+down_revision = "{HEAD}"
 
 def upgrade():
     op.add_column("runs", sa.Column("note", sa.String, nullable=False, server_default=""))
@@ -70,11 +71,11 @@ async def create(url: str) -> None:
 
 
 def release(monkeypatch: pytest.MonkeyPatch, folder: Path, upgrade: str) -> None:
-    """Make the migrations those of a later Flowbed, which has revision 0008 too."""
+    """Make the migrations those of a later Flowbed, which has revision LATER too."""
     scripts = shutil.copytree(migrations.SCRIPTS, folder / "migrations")
-    (scripts / "versions" / "r0008.py").write_text(upgrade)
+    (scripts / "versions" / f"r{LATER}.py").write_text(upgrade)
     monkeypatch.setattr(migrations, "SCRIPTS", scripts)
-    monkeypatch.setattr(migrations, "HEAD", "0008")
+    monkeypatch.setattr(migrations, "HEAD", LATER)
 
 
 def catalog(url: str) -> tuple[str, list[str]]:
@@ -121,7 +122,7 @@ async def test_upgrade_to_a_newer_revision_keeps_contents(
     finally:
         await ledger.close()
     revision, lines = catalog(url)
-    assert revision == "0008"
+    assert revision == LATER
     assert any("runs_by_note" in line for line in lines)
 
 

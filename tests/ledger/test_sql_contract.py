@@ -25,6 +25,7 @@ from flowbed.testing.ledger import (
     SubmissionsContract,
     TakingContract,
     VectorStoresContract,
+    WorkersContract,
 )
 
 if TYPE_CHECKING:
@@ -98,3 +99,6 @@ class TestVectorStores(VectorStoresContract): ...
 
 class TestJobs(JobsContract):
     more = PAGE + 10
+
+
+class TestWorkers(WorkersContract): ...

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     )
     from flowbed.ledger.sql.overview import Query
     from flowbed.ledger.vector_stores import VectorStoreFiles, VectorStores
+    from flowbed.ledger.workers import Workers
 
 Value = TypeVar("Value")
 
@@ -73,6 +74,7 @@ class LazyLedger:
     quotas: Quotas
     files: Files
     jobs: Jobs
+    workers: Workers
     vector_stores: VectorStores
     vector_store_files: VectorStoreFiles
     erasing: Erasing

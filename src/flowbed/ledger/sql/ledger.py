@@ -27,6 +27,7 @@ from flowbed.ledger.sql.tables.spending import SqlSpending
 from flowbed.ledger.sql.tables.submissions import SqlSubmissions
 from flowbed.ledger.sql.tables.vector_store_files import SqlVectorStoreFiles
 from flowbed.ledger.sql.tables.vector_stores import SqlVectorStores
+from flowbed.ledger.sql.tables.workers import SqlWorkers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +61,7 @@ class SqlLedger(Ledger):
         self.jobs = SqlJobs(database)
         self.vector_stores = SqlVectorStores(database)
         self.vector_store_files = SqlVectorStoreFiles(database)
+        self.workers = SqlWorkers(database)
         self.erasing = SqlErasing(database)
         self._database = database
 

@@ -259,6 +259,25 @@ quotas = Table(
     PrimaryKeyConstraint("day", "key"),
 )
 
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", TEXT, primary_key=True),
+    Column("host", TEXT, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    *(Column(name, TEXT, nullable=False) for name in ("version", "queues", "running", "state")),
+    *(Column(name, BigInteger, nullable=False) for name in ("started", "beat")),
+    Column("reaper", TEXT, nullable=False),
+)
+
+worker_marks = Table(
+    "worker_marks",
+    metadata,
+    *(Column(name, TEXT, nullable=False) for name in ("kind", "name")),
+    Column("number", BigInteger, nullable=False),
+    PrimaryKeyConstraint("kind", "name"),
+)
+
 vector_stores = Table(
     "vector_stores",
     metadata,

@@ -38,6 +38,7 @@ from flowbed.testing.ledger.spending import SpendingContract
 from flowbed.testing.ledger.submissions import SubmissionsContract
 from flowbed.testing.ledger.taking import TakingContract
 from flowbed.testing.ledger.vector_stores import VectorStoresContract
+from flowbed.testing.ledger.workers import WorkersContract
 
 __all__ = [
     "BatchesContract",
@@ -58,6 +59,7 @@ __all__ = [
     "SubmissionsContract",
     "TakingContract",
     "VectorStoresContract",
+    "WorkersContract",
     "chunk",
     "claim",
     "document",
