@@ -15,9 +15,13 @@ from flowbed.errors import Misconfigured, OutOfSpace
 from flowbed.ledger import BatchRow, Cursor, DeadLetter, DocumentRow, Ledger, Swap, open_ledger
 from flowbed.ledger.sql import lazy_ledger
 from flowbed.ledger.sql.lazy_ledger import LazyLedger, find_ledger
+from flowbed.ledger.workers import HoldsWorkers
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+# What a ledger need not keep.
+OPTIONAL = (HoldsWorkers,)
 
 
 async def made(folder: Path) -> None:
@@ -44,6 +48,7 @@ async def test_lazy_ledger_opens_for_any_aggregate(tmp_path: Path) -> None:
     """Whichever aggregate is used first, all of them work."""
     await made(tmp_path)
     parts = {name for name in Ledger.__annotations__ if name not in {"id", "location"}}
+    parts |= {name for each in OPTIONAL for name in each.__annotations__}
     assert parts == set(LazyLedger.__annotations__)
     for part in sorted(parts):
         found = find_ledger("ledger.db", folder=tmp_path)

@@ -64,15 +64,13 @@ class WorkersContract:
             await rows.beat(worker(name))
         assert not await rows.reap("dead", by="w1", silent=HOUR)
         assert not await rows.reap("unknown", by="w1", silent=0)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)
         for name in ("w1", "w2"):
             await rows.beat(worker(name))
-        assert await rows.reap("dead", by="w1", silent=10_000)
-        assert await rows.reap("dead", by="w1", silent=10_000)
-        assert not await rows.reap("dead", by="w2", silent=10_000)
-        await asyncio.sleep(0.02)
-        await rows.beat(worker("w2"))
-        assert await rows.reap("dead", by="w2", silent=10_000)
+        assert await rows.reap("dead", by="w1", silent=300_000)
+        assert await rows.reap("dead", by="w1", silent=300_000)
+        assert not await rows.reap("dead", by="w2", silent=300_000)
+        assert await rows.reap("dead", by="w2", silent=0)  # by which w1 has been silent for long enough too
         await rows.beat(worker("dead"))
         assert {each.reaper for each in await rows.all()} == {""}
 

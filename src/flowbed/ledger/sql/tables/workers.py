@@ -101,8 +101,16 @@ class SqlWorkers:
             )
             .values(number=NOW)
         )
-        first = self._database.insert_new(worker_marks).values(kind=TURN, name=name, number=NOW)
-        return await self._database.execute(late) > 0 or await self._database.execute(first) > 0
+        first = (
+            self._database.insert_new(worker_marks)
+            .values(kind=TURN, name=name, number=NOW)
+            .returning(worker_marks.c.name)
+        )
+
+        def work(connection: sa.Connection) -> bool:
+            return connection.execute(late).rowcount > 0 or connection.execute(first).first() is not None
+
+        return await self._database.write(work)
 
     async def marks(self, kind: str) -> Mapping[str, int]:
         """Return the marks of a kind by name."""
