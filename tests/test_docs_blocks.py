@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import chromadb
 import numpy as np
 import pytest
 
+from flowbed.cli.app import run
 from flowbed.embedding import open_embedder
 
 if TYPE_CHECKING:
@@ -128,6 +130,15 @@ def test_docs_of_filters_block_runs(project: Path, monkeypatch: pytest.MonkeyPat
     (block,) = blocks("filters.md", "python")
     monkeypatch.chdir(project)
     run_blocks([block], "")
+
+
+def test_docs_of_search_commands_and_block_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    run_blocks(blocks("search.md", "python"), "")
+    for command in "".join(blocks("search.md", "console")).splitlines():
+        assert run(shlex.split(command.removeprefix("$ flowbed "))) == 0, capsys.readouterr()
 
 
 def test_docs_of_operations_block_runs(project: Path) -> None:

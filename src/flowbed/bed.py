@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from flowbed.events.stages import CommitReport
     from flowbed.index.active_space import Live
     from flowbed.index.compaction import Compaction, VectorIndex
-    from flowbed.index.search import Unit
+    from flowbed.index.search import Mode
+    from flowbed.index.search.hits import Unit
     from flowbed.index.versions import Version
     from flowbed.lanes.batch.find import Unembedded
     from flowbed.lanes.batch.submit import Submitted
@@ -410,13 +411,17 @@ class Flowbed(OpenProject):
         limit: int = 10,
         at: int | None = None,
         unit: Unit = "chunk",
+        mode: Mode = "vector",
+        text: str = "",
     ) -> tuple[Hit, ...]:
         """Return the hits nearest to a text or a vector, best first; `find` also returns the versions searched.
 
         Its arguments and errors are those of `find`.
         """
         return (
-            await self.find(query, collection=collection, where=where, limit=limit, at=at, unit=unit)
+            await self.find(
+                query, collection=collection, where=where, limit=limit, at=at, unit=unit, mode=mode, text=text
+            )
         ).hits
 
     async def find(
@@ -428,20 +433,26 @@ class Flowbed(OpenProject):
         limit: int = 10,
         at: int | None = None,
         unit: Unit = "chunk",
+        mode: Mode = "vector",
+        text: str = "",
     ) -> SearchResults:
-        """Find the rows nearest to a text or a vector, in one collection or in all of the model's space.
+        """Find the rows nearest to a text or a vector, or with the words of a text, in one collection or in all.
 
         Args:
             query: a text, or a vector of the model's dimensions.
-            collection: the collection to search; default: all that the model can search.
+            collection: the collection to search; default: by `text` all, otherwise all in the model's space.
             where: a filter on metadata, such as `{"source": "slack", "ts": {"$gte": 1447}}`.
             limit: return at most this many hits.
             at: search this older version of `collection`.
             unit: what a hit is: a `chunk`, or a `document`, scored by its best chunk.
+            mode: how rows are found: by `vector`, those nearest in meaning; by `text`, those with words of the query,
+                without a call to the model; `hybrid` joins both by rank.
+            text: the words to look for in a hybrid search, if the query is a vector.
 
         Raises:
             NotFound: there is no such collection or version.
-            Rejected: the filter, the limit or the vector is invalid.
+            Rejected: the filter, the limit, the mode or the vector is invalid, or a large collection is searched by
+                text without a full-text index.
             Misconfigured: the collection is of another space than the configured model.
         """
         if self._searcher is None:
@@ -449,7 +460,7 @@ class Flowbed(OpenProject):
 
             self._searcher = Searcher(self._store, self.reader(), self._embedders)
         return await self._searcher.find(
-            query, collection=collection, where=where, limit=limit, at=at, unit=unit
+            query, collection=collection, where=where, limit=limit, at=at, unit=unit, mode=mode, text=text
         )
 
     async def around(
@@ -665,10 +676,16 @@ class Flowbed(OpenProject):
         return await versions(await self._live(collection), datasets=self._datasets)
 
     async def compact(
-        self, collection: str | None = None, *, vector_index: VectorIndex = "auto", now: bool = False
+        self,
+        collection: str | None = None,
+        *,
+        vector_index: VectorIndex = "auto",
+        full_text: bool = False,
+        now: bool = False,
     ) -> dict[str, Compaction]:
-        """Compact one collection or all: merge small files, extend the vector index, drop expired versions.
+        """Compact one collection or all: merge small files, extend the indexes, drop expired versions.
 
+        With `full_text`, build a full-text index where there is none; later runs and compactions extend it.
         With `now`, drop every version but the newest and the tagged ones, and erase deleted rows from the disk. Of all
         collections, one that fails does not stop the others; its error is raised at the end.
         """
@@ -687,7 +704,11 @@ class Flowbed(OpenProject):
         for live in chosen:
             try:
                 compacted = await compact_one(
-                    self._context(), live, vector_index=vector_index, retention=retention
+                    self._context(),
+                    live,
+                    vector_index=vector_index,
+                    retention=retention,
+                    full_text=full_text,
                 )
             except UNREADABLE as error:
                 failures.append(error)

@@ -48,7 +48,7 @@ def test_init_add_plan_run_search_finds_the_text(project: Path, flowbed: Call) -
     assert (report["fetched"], report["chunks"], report["embedded"], report["failed"]) == (1, 1, 1, 0)
     found = flowbed("search", "# Keys\n\nWe rotate the keys each month.", "-n", "1", "--json").json
     (hit,) = found["hits"]
-    assert set(hit) == {"id", "score", "document", "metadata", "collection"}
+    assert set(hit) >= {"id", "score", "document", "metadata", "collection"}
     assert hit["id"] == "docs#a.md#00000"
     assert found["versions"] == report["versions"]
     assert "We rotate the keys" in flowbed("search", "keys", "-c", "docs").out
@@ -71,6 +71,20 @@ def test_search_key_that_no_row_has_names_the_keys_that_there_are(notes: Path, f
     (warning,) = flowbed("search", "tea", "--where", '{"sauce": "notes"}', "--json").json["warnings"]
     assert "document, " in warning
     assert flowbed("search", "tea", "--json").json["warnings"] == []
+
+
+def test_search_by_words_shows_them(notes: Path, flowbed: Call) -> None:
+    """The words are shown below a hit; an unknown mode is refused with those that there are."""
+    assert "words: teas" in flowbed("search", "teas", "--mode", "text").out
+    (hit,) = flowbed("search", "teas", "--mode", "text", "--json").json["hits"]
+    (first, *_) = hit["highlights"]
+    assert hit["document"][first["start"] : first["end"]].lower() == "tea"
+    assert flowbed("search", "teas", "--mode", "hybrid", "--json").json["hits"][0]["id"] == hit["id"]
+    refused = flowbed("search", "tea", "--mode", "words")
+    assert refused.status == 2
+    assert "mode is 'words'; use vector, text, hybrid" in refused.out + refused.err
+    assert "full-text index built" in flowbed("compact", "notes", "--full-text").out
+    assert "words: teas" in flowbed("search", "teas", "--mode", "text").out
 
 
 def test_search_filter_of_2000_values_is_answered(notes: Path) -> None:

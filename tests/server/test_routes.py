@@ -235,7 +235,8 @@ def test_search_by_text_or_vector_finds_indexed_documents(server: Running) -> No
     server.wait(bed.run())
     found = server.call("POST", "/v1/search", {"query": "sentence 7", "limit": 3}).json
     assert found["hits"][0]["id"] == "docs#d7#00000"
-    assert set(found["hits"][0]) == {"id", "score", "document", "metadata", "collection"}
+    shape = {"id", "score", "document", "metadata", "collection", "scores", "matched", "highlights"}
+    assert set(found["hits"][0]) == shape
     assert found["hits"][0]["score"] == pytest.approx(1)
     assert list(found["versions"]) == ["docs"]
     filtered = server.call(
@@ -256,6 +257,33 @@ def test_search_by_text_or_vector_finds_indexed_documents(server: Running) -> No
     assert by_vector["hits"][0]["id"] == found["hits"][0]["id"]
 
 
+def test_search_by_words_or_both_says_where_they_are(server: Running) -> None:
+    """A query of words embeds nothing; a vector may bring the words of a hybrid search."""
+    bed: Any = server.service.bed
+    server.wait(bed.run())
+    by_text = server.call("POST", "/v1/search", {"query": "SENTENCES 7", "mode": "text", "limit": 2}).json
+    first = by_text["hits"][0]
+    assert (first["id"], first["matched"]) == ("docs#d7#00000", ["SENTENCES", "7"])
+    places = [first["document"][each["start"] : each["end"]] for each in first["highlights"]]
+    assert places == ["sentence", "7"]
+    hybrid = server.call("POST", "/v1/search", {"query": "sentence 7", "mode": "hybrid", "limit": 2}).json
+    assert hybrid["hits"][0]["id"] == "docs#d7#00000"
+    assert set(hybrid["hits"][0]["scores"]) == {"vector", "text"}
+    vector = [1.0, *[0.0] * (len_of_vector(server) - 1)]
+    words = {"query": vector, "text": "sentence 7", "mode": "hybrid"}
+    assert ["sentence", "7"] in [
+        each["matched"] for each in server.call("POST", "/v1/search", words).json["hits"]
+    ]
+    without = server.call("POST", "/v1/search", {"query": vector, "mode": "hybrid"})
+    assert "looks for the words of a text" in without.refused()["message"]
+
+
+def len_of_vector(server: Running) -> int:
+    """Return the dimensions of the served model."""
+    reply = server.call("POST", "/v1/embeddings", {"model": MODEL, "input": "a", "encoding_format": "float"})
+    return len(reply.json["data"][0]["embedding"])
+
+
 @pytest.mark.parametrize(
     ("requested", "status", "param"),
     [
@@ -267,6 +295,7 @@ def test_search_by_text_or_vector_finds_indexed_documents(server: Running) -> No
         ({"query": "a", "where": {"$no": 1}}, 400, None),
         ({"query": "a", "where": {"$or": [{f"k{n}": n} for n in range(3_000)]}}, 400, None),
         ({"query": "a", "unit": "page"}, 400, "unit"),
+        ({"query": "a", "mode": "words"}, 400, "mode"),
         ({"query": "a", "at": 1}, 400, None),
         ({"query": "a", "collection": "nobody"}, 404, None),
         ({"query": "a", "collection": "../docs"}, 404, None),

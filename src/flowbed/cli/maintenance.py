@@ -65,11 +65,14 @@ def compact(
     common: Common,
     collection: Collection = None,
     index: Annotated[str, typer.Option(help="Build a vector index: auto, always or never.")] = "auto",
+    full_text: Annotated[
+        bool, typer.Option("--full-text", help="Build a full-text index; later runs extend it.")
+    ] = False,
     now: Annotated[
         bool, typer.Option("--now", help="Drop every version but the newest and the tagged ones.")
     ] = False,
 ) -> int:
-    """Merge small files, extend the vector index, drop expired versions."""
+    """Merge small files, extend the indexes, drop expired versions."""
     from flowbed.cli import views
 
     if index not in {"auto", "always", "never"}:
@@ -78,7 +81,9 @@ def compact(
 
     async def work(bed: Flowbed) -> tuple[dict[str, dict[str, Compaction]], list[Problem]]:
         return await _each(
-            bed, collection, lambda name: bed.compact(name, vector_index=vector_index, now=now)
+            bed,
+            collection,
+            lambda name: bed.compact(name, vector_index=vector_index, full_text=full_text, now=now),
         )
 
     found, failures = common.with_bed(work)

@@ -58,6 +58,8 @@ def show_hits(found: SearchResults) -> None:
         text = " ".join(hit.document.split())
         say(f"{hit.score:6.3f}  {hit.id}  [{hit.collection}]")
         say(f"        {text[:WIDTH]}{'...' if len(text) > WIDTH else ''}")
+        if hit.matched:
+            say(f"        words: {', '.join(hit.matched)}")
         if isinstance(url := hit.metadata.get("url"), str):
             say(f"        {url}")
 
@@ -109,6 +111,8 @@ def show_compactions(done: Mapping[str, Compaction], failures: Sequence[Problem]
             parts.append("vector index extended")
         if plan.join:
             parts.append("its segments joined")
+        if plan.full_text is not None:
+            parts.append(f"full-text index {'built' if plan.full_text == 'build' else 'extended'}")
         if plan.forget:
             parts.append(f"{count(len(plan.forget), 'old version')} dropped")
         say(f"{name}: {', '.join(parts)}")

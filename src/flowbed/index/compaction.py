@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from flowbed.index.commit import MICROSECOND, RETENTION
 from flowbed.index.datasets import blocking
+from flowbed.index.full_text import build_full_text, extend_full_text, plan_full_text
+from flowbed.index.full_text import full_text as indexed_text
 from flowbed.index.partitions import (
     NAME,
     PARTITIONS,
@@ -23,7 +25,7 @@ from flowbed.index.partitions import (
     trained_at,
 )
 from flowbed.index.versions import State, Version, state_of, versions, versions_of
-from flowbed.index.versions.retention import Retention
+from flowbed.index.versions.retention import NOTHING, Retention
 from flowbed.telemetry import COMPACTION_CLEANED, COMPACTION_MERGED, reached
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from flowbed.index.active_space import Live
     from flowbed.index.datasets import Datasets
+    from flowbed.index.full_text import Work
 
 VectorIndex = Literal["auto", "always", "never"]
 
@@ -57,8 +60,8 @@ class Compaction:
     """What a compaction would do, or did.
 
     `partitions` rebuilds the vector index with that many; 0 does not. `append` adds the unindexed rows to it, `join`
-    merges the appended segments. Tombstones with a row version (µs) below `drop_before` are dropped, and so are the
-    versions `forget`.
+    merges the appended segments. `full_text` is what is done about the full-text index. Tombstones with a row version
+    (µs) below `drop_before` are dropped, and so are the versions `forget`.
     """
 
     merge: bool
@@ -66,12 +69,14 @@ class Compaction:
     append: bool
     drop_before: int
     join: bool = False
+    full_text: Work | None = None
     forget: tuple[int, ...] = ()
 
     @property
     def due(self) -> bool:
         """Whether a compaction would speed up searches or free much space."""
-        return self.merge or self.append or self.join or self.partitions > 0 or len(self.forget) > FRAGMENTS
+        indexed = self.append or self.join or self.partitions > 0 or self.full_text is not None
+        return self.merge or indexed or len(self.forget) > FRAGMENTS
 
 
 def plan_compaction(
@@ -147,14 +152,18 @@ async def outgrown(live: Live, *, datasets: Datasets) -> Outgrown | None:
     return await blocking(look, f"the index of {live.collection}")
 
 
-async def is_due(live: Live, *, datasets: Datasets, now: int, retention: Retention | None = None) -> bool:
+async def is_due(
+    live: Live, *, datasets: Datasets, now: int, retention: Retention | None = None, full_text: bool = False
+) -> bool:
     """Whether searches would gain by a compaction, or the disk by much; it looks, and changes nothing."""
     dataset = await datasets.open(live)
     if dataset is None:
         return False
 
     def look() -> bool:
-        plan, _ = _planned(dataset, "auto", retention or Retention(), oldest_pending=None, now=now)
+        plan, _ = _planned(
+            dataset, "auto", retention or Retention(), full_text=full_text, oldest_pending=None, now=now
+        )
         return plan.due
 
     return await blocking(look, f"the index of {live.collection}")
@@ -168,16 +177,24 @@ async def compact(
     oldest_pending: int | None,
     now: int,
     retention: Retention | None = None,
+    full_text: bool = False,
     only_if_due: bool = False,
 ) -> Compaction | None:
-    """Compact a collection; with `only_if_due`, return None if nothing is due. Safe to run beside commits."""
+    """Compact a collection; with `only_if_due`, return None if nothing is due. Safe to run beside commits.
+
+    With `full_text`, build a full-text index where there is none. One that is there is always extended, and built again
+    where nothing old is kept: words of deleted rows would stay in its files.
+    """
     dataset = await datasets.open(live)
     if dataset is None:
         return None
     kept = retention or Retention()
     what = f"the index of {live.collection}"
     plan, index = await blocking(
-        lambda: _planned(dataset, vector_index, kept, oldest_pending=oldest_pending, now=now), what
+        lambda: _planned(
+            dataset, vector_index, kept, full_text=full_text, oldest_pending=oldest_pending, now=now
+        ),
+        what,
     )
     if only_if_due and not plan.due:
         return None
@@ -194,10 +211,14 @@ def _planned(
     vector_index: VectorIndex,
     retention: Retention,
     *,
+    full_text: bool,
     oldest_pending: int | None,
     now: int,
 ) -> tuple[Compaction, Partitioned | None]:
     index = partitioned(dataset)
+    text = plan_full_text(dataset, wanted=full_text)
+    if retention == NOTHING and indexed_text(dataset) is not None:
+        text = "build"
     plan = plan_compaction(
         state_of(dataset),
         index,
@@ -208,7 +229,7 @@ def _planned(
         oldest_pending=oldest_pending,
         now=now,
     )
-    return plan, index
+    return replace(plan, full_text=text), index
 
 
 def _apply(dataset: lance.LanceDataset, plan: Compaction, index: Partitioned | None, *, full: bool) -> None:
@@ -237,6 +258,10 @@ def _apply(dataset: lance.LanceDataset, plan: Compaction, index: Partitioned | N
         segments = index.segments if index is not None else 1
         joined = segments - 1 if plan.join else 0
         dataset.optimize.optimize_indices(num_indices_to_merge=joined, index_names=[NAME])
+    if plan.full_text == "build":
+        build_full_text(dataset)
+    elif plan.full_text == "extend":
+        extend_full_text(dataset)
 
 
 def _forget(dataset: lance.LanceDataset, forget: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flowbed.index.datasets import blocking
+from flowbed.index.full_text import build_full_text, full_text
 from flowbed.index.native import row_ids_in
 from flowbed.index.repair import IDS, among
 from flowbed.index.versions import versions_of
@@ -107,6 +108,8 @@ async def erase_rows(live: Live, ids: Sequence[str], *, datasets: Datasets) -> E
                 gone += found.num_rows
         reached(FORGET_ROWS_REMOVED, collection=live.collection, rows=gone)
         dataset.optimize.compact_files(materialize_deletions_threshold=0.0)
+        if full_text(dataset) is not None:
+            build_full_text(dataset)  # words of rows that are gone would stay in its files
         reached(FORGET_COMPACTED, collection=live.collection)
         dataset.checkout_version(dataset.latest_version)
         older = [each for each in versions_of(dataset) if each.version < dataset.version]

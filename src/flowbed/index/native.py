@@ -60,6 +60,13 @@ class Scanner(Protocol):
         ...
 
 
+class Token(Protocol):
+    """A word as a full-text index has it; `position` counts the words before it."""
+
+    text: str
+    position: int
+
+
 class Dataset(Protocol):
     """One version of a dataset, for searching; `lance.LanceDataset` documents the arguments of these methods."""
 
@@ -116,6 +123,12 @@ def open_dataset(
     opener = _native_or_public("_Dataset", "dataset")
     dataset = opener(uri, version, storage_options=dict(storage_options), session=session)
     return dataset if hasattr(dataset, "take_rows") else PublicDataset(dataset)
+
+
+def tokenize(text: str, options: Mapping[str, Any]) -> Sequence[Token]:
+    """Split a text into words as a full-text index with these options does; `lance.tokenize` documents them."""
+    found: Sequence[Token] = _native_or_public("tokenize", "tokenize")(text, **options)
+    return found
 
 
 def row_ids_in(row_ids: Sequence[int]) -> str:

@@ -72,6 +72,7 @@ class IndexContext(Context):
 
     datasets: Datasets
     retention: Retention | None = None
+    full_text: bool = False
     commit_deltas: int = 10
     lease: LeaseTimes | None = None
     also_write: Callable[[str, str, pa.Table], Awaitable[None]] | None = None

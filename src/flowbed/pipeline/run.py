@@ -278,7 +278,11 @@ async def tidy(context: IndexContext, tally: RunStats) -> None:
             try:
                 live = await context.collections.get(collection)
                 if live is not None and await is_due(
-                    live, datasets=context.datasets, now=now, retention=retention
+                    live,
+                    datasets=context.datasets,
+                    now=now,
+                    retention=retention,
+                    full_text=context.full_text,
                 ):
                     await compact_one(context, live, vector_index="auto", only_if_due=True)
             except Damaged as error:
@@ -291,9 +295,10 @@ async def compact_one(
     *,
     vector_index: VectorIndex,
     retention: Retention | None = None,
+    full_text: bool = False,
     only_if_due: bool = False,
 ) -> Compaction | None:
-    """Compact one collection under its maintenance lease; `retention` overrides the setting.
+    """Compact one collection under its maintenance lease; `retention` and `full_text` override the settings.
 
     Raises:
         Conflict: another process is compacting it; with `only_if_due` at once, otherwise after a wait.
@@ -319,6 +324,7 @@ async def compact_one(
             oldest_pending=pending[0].created if pending else None,
             now=context.clock(),
             retention=retention or context.retention,
+            full_text=full_text or context.full_text,
             only_if_due=only_if_due,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from importlib import import_module
@@ -27,6 +27,7 @@ __all__ = [
     "Document",
     "Embedded",
     "Entry",
+    "Highlight",
     "Hit",
     "Lane",
     "Linked",
@@ -132,14 +133,31 @@ class Embedded:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Highlight:
+    """A word of the query in the text of a hit: its characters from `start` to before `end`; `term` is the query's."""
+
+    start: int
+    end: int
+    term: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One hit of a search; `score` is the cosine similarity, in [-1, 1], higher is better."""
+    """One hit of a search; a higher `score` is better, and the mode says what it is.
+
+    It is the cosine similarity, in [-1, 1], by vector; the BM25 score, above 0, by text; and in a hybrid search, what
+    the ranks in both give, in (0, 1], where `scores` has the score of each list that the hit is in. In the last two,
+    `matched` are the words of the query that the text has, and `highlights` where, in the order of the text.
+    """
 
     id: str
     score: float
     document: str
     metadata: Mapping[str, Scalar]
     collection: str
+    scores: Mapping[str, float] = field(default_factory=dict)
+    matched: tuple[str, ...] = ()
+    highlights: tuple[Highlight, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

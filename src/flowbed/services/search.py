@@ -57,7 +57,7 @@ class SearchService:
         names = {model, self._bed.model}
         names |= {alias for alias, name in self._serving.aliases.items() if name in names}
         allow(model, names, caller, self._serving)
-        if not isinstance(query, str):
+        if not isinstance(query, str) or options.get("mode") == "text":
             return await self._found(caller, query, options)
         most = most_tokens(query)
         if not surely_within([most]):
@@ -71,7 +71,7 @@ class SearchService:
             embedded = await self._embedded(query)
             if embedded is not query:  # paid for, even if the search fails
                 tokens = embedder.count(query)
-            found = await self._found(caller, embedded, options)
+            found = await self._found(caller, embedded, {**options, "text": query})
             tokens = embedder.count(query)
         finally:
             self._quotas.settle(caller, held=most, tokens=tokens)

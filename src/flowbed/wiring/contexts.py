@@ -92,6 +92,7 @@ def run_context(
         collections=Collections(store),
         compress_batches=config.batch_compression == "zstd",
         retention=Retention(versions=config.keep_versions, days=config.keep_days),
+        full_text=config.full_text,
         commit_deltas=rules.deltas,
         lease=LeaseTimes(seconds=rules.lease_seconds, heartbeat=rules.heartbeat_seconds),
         also_write=chroma_deltas(config, store, folder),

@@ -10,12 +10,17 @@ import numpy as np
 
 from flowbed.errors import Damaged, NotFound, Rejected
 from flowbed.index.active_space import readable_collections, require_collection, require_same
-from flowbed.index.search import Unit, not_searched, search
+from flowbed.index.search import not_searched, search
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
+    from flowbed.embedding.cache.cached import Cached
     from flowbed.index.active_space import Live
+    from flowbed.index.search import Mode
+    from flowbed.index.search.hits import Unit
     from flowbed.index.search.reader import IndexReader
     from flowbed.records import SearchResults, Space
     from flowbed.storage import Store
@@ -38,27 +43,25 @@ class Searcher:
         limit: int,
         at: int | None,
         unit: Unit,
+        mode: Mode,
+        text: str,
     ) -> SearchResults:
-        """Search as `Flowbed.find` says."""
+        """Search as `Flowbed.find` says; `text` is that of a query whose vector is given."""
         if at is not None and collection is None:
             raise Rejected("a version belongs to one collection: name the collection too")
-        embedder = await self._embedders.live()
-        searched, damaged = await self._collections(collection, embedder.space)
-        if isinstance(query, str):
-            if not query.strip():
-                raise Rejected("the query is empty; ask for something")
-            # Read as documents are, by a tokenizer that is loaded now.
-            sent = (await asyncio.to_thread(embedder.read, query)).sent
-            vector = (await embedder.embed([sent], purpose="query")).vectors[0]
-        else:
-            vector = np.asarray(query, np.float32)
-            if vector.shape != (embedder.space.dimensions,) or not np.isfinite(vector).all():
-                size = embedder.space.dimensions
-                raise Rejected(f"the query vector must have {size} numbers, all finite, as the model's have")
+        text = query if isinstance(query, str) else text
+        if mode != "vector" and not text.strip():
+            raise Rejected(f"a search in mode {mode!r} looks for the words of a text: give it one")
+        # Words are found without the model, and in every space.
+        embedder = await self._embedders.live() if mode != "text" else None
+        searched, damaged = await self._collections(collection, None if embedder is None else embedder.space)
+        vector = None if embedder is None else await _vector(query, embedder)
         found = await search(
             vector,
             searched,
             datasets=self._reader.datasets,
+            text=text,
+            mode=mode,
             where=where,
             limit=limit,
             at=at,
@@ -70,16 +73,17 @@ class Searcher:
         return replace(found, warnings=(*map(not_searched, damaged), *found.warnings))
 
     async def _collections(
-        self, collection: str | None, space: Space
+        self, collection: str | None, space: Space | None
     ) -> tuple[list[Live], Mapping[str, str]]:
         """Return what to search, and why other collections cannot be."""
         if collection is not None:
             live = await self._reader.live(collection) or await require_collection(self._store, collection)
-            require_same(live, space)
+            if space is not None:
+                require_same(live, space)
             return [live], {}
         found, damaged = await readable_collections(self._store)
-        searched = [live for live in found if live.space.fingerprint == space.fingerprint]
-        if not searched and found:
+        searched = [live for live in found if space is None or live.space.fingerprint == space.fingerprint]
+        if space is not None and not searched and found:
             raise NotFound(f"no collection is in the space of {space.model} ({space.space8})")
         if not searched and damaged:
             raise Damaged(next(iter(damaged.values())))
@@ -88,3 +92,23 @@ class Searcher:
                 "nothing is indexed yet; `flowbed run` does it, and names sources that list nothing"
             )
         return searched, damaged
+
+
+async def _vector(query: str | Sequence[float], embedder: Cached) -> NDArray[np.float32]:
+    """Return the vector of a query.
+
+    Raises:
+        Rejected: the query is empty, or a vector of another size.
+    """
+    if isinstance(query, str):
+        if not query.strip():
+            raise Rejected("the query is empty; ask for something")
+        # Read as documents are, by a tokenizer that is loaded now.
+        sent = (await asyncio.to_thread(embedder.read, query)).sent
+        found: NDArray[np.float32] = (await embedder.embed([sent], purpose="query")).vectors[0]
+        return found
+    vector = np.asarray(query, np.float32)
+    size = embedder.space.dimensions
+    if vector.shape != (size,) or not np.isfinite(vector).all():
+        raise Rejected(f"the query vector must have {size} numbers, all finite, as the model's have")
+    return vector

@@ -1,10 +1,10 @@
-"""Search: finds the rows of live collections nearest to a query, exactly or through the vector index."""
+"""Search: finds the rows of live collections that are nearest to a query, that have its words, or both."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import orjson
@@ -12,6 +12,7 @@ import orjson
 from flowbed.errors import Damaged, NotFound, Rejected
 from flowbed.index.datasets import FileMissing
 from flowbed.index.search.filters import to_sql
+from flowbed.index.search.hits import by_score, fused, nearest_documents, one_each
 from flowbed.index.search.nearest import Nearest, Query, find_nearest
 from flowbed.index.search.row_cache import RowCache, View, new_view
 from flowbed.records import Hit, SearchResults
@@ -24,17 +25,43 @@ if TYPE_CHECKING:
     from flowbed.index.active_space import Live
     from flowbed.index.datasets import Datasets
     from flowbed.index.native import Dataset
+    from flowbed.index.search.hits import Unit
 
-Unit = Literal["chunk", "document"]
+Mode = Literal["vector", "text", "hybrid"]
 
 MOST = 10_000  # hits; more is an export, not a search
+# Hits of each list that a hybrid search joins: a row gains little by a rank beyond.
+JOINED = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """A checked search: `query` for the list by vector, `text` for the list by text, where there is one."""
+
+    query: Query | None
+    text: str | None
+    condition: str
+    wanted: int
+    unit: Unit
+
+
+@dataclass
+class _Lists:
+    """The hits of the collections that were searched, by list, with their versions and what was left out."""
+
+    hits: dict[str, list[Hit]]
+    versions: dict[str, int]
+    unreadable: list[str]
+    warnings: list[str]
 
 
 async def search(
-    vector: NDArray[np.float32],
+    vector: NDArray[np.float32] | None,
     collections: Sequence[Live],
     *,
     datasets: Datasets,
+    text: str = "",
+    mode: Mode = "vector",
     where: Mapping[str, Any] | None = None,
     limit: int = 10,
     at: int | None = None,
@@ -42,7 +69,10 @@ async def search(
     exact: bool | None = None,
     cache: RowCache | None = None,
 ) -> SearchResults:
-    """Find the `limit` rows nearest to `vector` (float32, of the collections' dimensions), best first.
+    """Find the `limit` best rows, best first.
+
+    By `vector` (float32, of the collections' dimensions) these are the nearest; by `text`, those with its words; a
+    hybrid search joins both lists by rank.
 
     `at` searches an older version of one collection. With unit `document` each document counts once, by its best
     chunk. `exact` scans every row (True) or uses the vector index if there is one (False); None lets the number of
@@ -57,49 +87,99 @@ async def search(
     """
     if not 1 <= limit <= MOST:
         raise Rejected(f"limit is {limit}; ask for 1 to {MOST} hits")
-    query = Query(vector=_direction(vector), condition=to_sql(where), limit=limit, exact=exact)
-    find = partial(_found, query=query, cache=cache if at is None else None, unit=unit)
-    hits, versions, unreadable = await _search_each(collections, find, datasets, at)
-    hits.sort(key=lambda hit: (-hit.score, hit.id))
-    if unit == "document":
-        hits = _one_each(hits)  # a document may have chunks in several collections
-    warnings = tuple(map(not_searched, unreadable))
+    asked = _asked(vector, text, mode, to_sql(where), limit=limit, unit=unit, exact=exact)
+    found = await _search_each(collections, asked, datasets, at, cache if at is None else None)
+    hits = _joined(found.hits, unit)[:limit]
+    warnings = (*map(not_searched, found.unreadable), *found.warnings)
+    if mode != "vector":
+        hits, warnings = _explained(hits, text, warnings)
     if hits or not where:
-        return SearchResults(hits=tuple(hits[:limit]), versions=versions, warnings=warnings)
+        return SearchResults(hits=tuple(hits), versions=found.versions, warnings=warnings)
     from flowbed.index.search.unknown_keys import unknown_keys  # few searches find nothing
 
-    read = [live for live in collections if live.collection in versions]
+    read = [live for live in collections if live.collection in found.versions]
     warnings += await unknown_keys(where, read, datasets=datasets, at=at)
-    return SearchResults(hits=(), versions=versions, warnings=warnings)
+    return SearchResults(hits=(), versions=found.versions, warnings=warnings)
+
+
+def _asked(
+    vector: NDArray[np.float32] | None,
+    text: str,
+    mode: Mode,
+    condition: str,
+    *,
+    limit: int,
+    unit: Unit,
+    exact: bool | None,
+) -> _Asked:
+    if mode not in get_args(Mode):
+        raise Rejected(f"mode is {mode!r}; use {', '.join(get_args(Mode))}")
+    wanted = min(MOST, max(limit, JOINED)) if mode == "hybrid" else limit
+    query = None
+    if mode != "text":
+        if vector is None:
+            raise Rejected(f"a search in mode {mode!r} needs a vector")
+        query = Query(vector=_direction(vector), condition=condition, limit=wanted, exact=exact)
+    return _Asked(
+        query=query,
+        text=text if mode != "vector" else None,
+        condition=condition,
+        wanted=wanted,
+        unit=unit,
+    )
+
+
+def _joined(lists: Mapping[str, Sequence[Hit]], unit: Unit) -> list[Hit]:
+    ranked = {name: by_score(hits) for name, hits in lists.items()}
+    if unit == "document":  # a document may have chunks in several collections
+        ranked = {name: one_each(hits) for name, hits in ranked.items()}
+    return fused(ranked, unit) if len(ranked) > 1 else next(iter(ranked.values()))
+
+
+def _explained(
+    hits: Sequence[Hit], text: str, warnings: tuple[str, ...]
+) -> tuple[list[Hit], tuple[str, ...]]:
+    """Say which words of a query were found where, and warn if it has none."""
+    from flowbed.index.full_text.highlights import (  # which a search by vector does without
+        highlighted,
+        terms_of,
+    )
+
+    terms = terms_of(text)
+    if not terms:
+        warnings += ("the query has no word to look for: common words such as 'the' are not looked for",)
+    return highlighted(hits, terms), warnings
 
 
 async def _search_each(
-    collections: Sequence[Live], find: Callable[..., list[Hit]], datasets: Datasets, at: int | None
-) -> tuple[list[Hit], dict[str, int], list[str]]:
-    """Return the hits and versions of the collections that can be read, and the names of the others.
+    collections: Sequence[Live], asked: _Asked, datasets: Datasets, at: int | None, cache: RowCache | None
+) -> _Lists:
+    """Search the collections that can be read.
 
     Raises:
         Damaged, Transient: none can be read.
     """
-    hits: list[Hit] = []
-    versions: dict[str, int] = {}
-    unreadable: list[str] = []
+    names = [name for name, each in (("vector", asked.query), ("text", asked.text)) if each is not None]
+    lists = _Lists({name: [] for name in names}, {}, [], [])
     for live in collections:
         # All of it runs on one version and in one thread: each switch of threads costs a tenth of a millisecond.
+        find = partial(_found, live=live, asked=asked, cache=cache, alone=len(collections) == 1)
         try:
-            answer = await datasets.reading(live, partial(find, live=live), version=at)
+            answer = await datasets.reading(live, find, version=at)
         except (Damaged, FileMissing):
-            unreadable.append(live.collection)
-            if len(unreadable) == len(collections):
+            lists.unreadable.append(live.collection)
+            if len(lists.unreadable) == len(collections):
                 raise
             continue
         if answer is None:
             if len(collections) > 1:
                 continue  # its dataset is being created; the others have rows
             raise NotFound(f"collection {live.collection} is empty; fill it with `flowbed run`")
-        found, versions[live.collection] = answer
-        hits += found
-    return hits, versions, unreadable
+        (found, warnings), lists.versions[live.collection] = answer
+        lists.warnings += warnings
+        for name, hits in found.items():
+            lists.hits[name] += hits
+    return lists
 
 
 def not_searched(collection: str) -> str:
@@ -119,44 +199,44 @@ def _direction(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit
 
 
-def _found(dataset: Dataset, live: Live, query: Query, cache: RowCache | None, unit: Unit) -> list[Hit]:
+def _found(
+    dataset: Dataset, live: Live, asked: _Asked, cache: RowCache | None, alone: bool
+) -> tuple[dict[str, list[Hit]], list[str]]:
     """Search one version, and keep what it read for the next search."""
     if cache is None:
-        return _hits_of(new_view(dataset), live, query, unit)
+        return _lists_of(new_view(dataset), live, asked, alone=alone)
     view = cache.view(live, dataset)
-    hits = _hits_of(view, live, query, unit)
+    found = _lists_of(view, live, asked, alone=alone)
     cache.fill(view)
-    return hits
+    return found
 
 
-def _hits_of(view: View, live: Live, query: Query, unit: Unit) -> list[Hit]:
-    return (_documents if unit == "document" else _chunks)(view, live, query)
+def _lists_of(
+    view: View, live: Live, asked: _Asked, *, alone: bool
+) -> tuple[dict[str, list[Hit]], list[str]]:
+    """Return the hits of each list, and warnings; only a search of one collection by text alone needs its index."""
+    lists: dict[str, list[Hit]] = {}
+    warnings: list[str] = []
+    query = asked.query
+    if query is not None:
+        lists["vector"] = _best(lambda wanted: _chunks(view, live, replace(query, limit=wanted)), view, asked)
+    if asked.text is not None:
+        from flowbed.index.full_text.matching import NotIndexed, find_words
+
+        find = partial(find_words, view, live, asked.text, asked.condition)
+        try:
+            lists["text"] = _best(find, view, asked)
+        except NotIndexed as error:
+            if alone and query is None:
+                raise
+            warnings.append(f"not searched by text: {error}")
+    return lists, warnings
 
 
-def _documents(view: View, live: Live, query: Query) -> list[Hit]:
-    """Find the best chunk of each of the nearest documents."""
-    rows, wanted = view.dataset.count_rows(), query.limit
-    while True:  # many chunks of one document may come first: ask for more until enough documents are found
-        wanted = min(wanted * 4, max(rows, 1))
-        hits = _chunks(view, live, replace(query, limit=wanted))
-        best = _one_each(hits)
-        if len(best) >= query.limit or len(hits) < wanted or wanted >= rows:
-            return best[: query.limit]
-
-
-def _one_each(hits: Sequence[Hit]) -> list[Hit]:
-    """Keep the first hit of each document."""
-    best: dict[str, Hit] = {}
-    for hit in hits:
-        best.setdefault(document_of(hit), hit)
-    return list(best.values())
-
-
-def document_of(hit: Hit) -> str:
-    """Return the document of a hit: source and document from its metadata, otherwise its id without the ordinal."""
-    if "document" in hit.metadata:
-        return f"{hit.metadata.get('source', '')}#{hit.metadata['document']}"
-    return hit.id.rpartition("#")[0] or hit.id
+def _best(find: Callable[[int], list[Hit]], view: View, asked: _Asked) -> list[Hit]:
+    if asked.unit == "document":
+        return nearest_documents(find, rows=view.dataset.count_rows(), limit=asked.wanted)
+    return find(asked.wanted)
 
 
 def _chunks(view: View, live: Live, query: Query) -> list[Hit]:
@@ -177,4 +257,4 @@ def _hits(found: Nearest, live: Live) -> list[Hit]:
         )
         for id_, document, metadata, score in zip(*found.shown, bounded, strict=True)
     ]
-    return sorted(hits, key=lambda hit: (-hit.score, hit.id))
+    return by_score(hits)

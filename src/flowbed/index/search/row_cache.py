@@ -114,6 +114,7 @@ def shown_of(rows: Sequence[Row]) -> list[list[str]]:
 class View:
     """A version that is searched: its vector index, whether that covers all fragments (`whole`), and the cached rows.
 
+    `texts` are those of a version without a full-text index, once they were indexed in memory.
     `columns` of the fragments `missing` are still to be cached, none if there is no room. They are chosen when
     `planned`. `reading` may come from an older version that has the same fragment; the fragments `done` were read to
     the end. `held` are all rows in memory, if they are all cached: known once they were
@@ -132,6 +133,7 @@ class View:
     searched: bool = False
     held: Whole | None = None
     counted: bool = False
+    texts: Dataset | None = None
 
     @property
     def complete(self) -> bool:

@@ -113,16 +113,32 @@ class SearchRequest(Closed):
     unit: Annotated[
         Literal["chunk", "document"], Field(description="document: each document once, by its best chunk.")
     ] = "chunk"
+    mode: Annotated[
+        Literal["vector", "text", "hybrid"],
+        Field(description="vector: nearest in meaning; text: with the words of the query; hybrid: both."),
+    ] = "vector"
+    text: Annotated[str, Field(description="The words of a hybrid search whose query is a vector.")] = ""
+
+
+class SearchHighlight(BaseModel):
+    """A word of the query in a text: its characters (Unicode code points) from `start` to before `end`."""
+
+    start: int
+    end: int
+    term: str
 
 
 class SearchHit(BaseModel):
-    """A result of a search; `score` is the cosine similarity."""
+    """A result of a search; `score` is the cosine similarity, the BM25 score, or in a hybrid search of both ranks."""
 
     id: str
     score: float
     document: str
     metadata: dict[str, Any]
     collection: str
+    scores: Annotated[dict[str, float], Field(description="In a hybrid search: the score in each list.")]
+    matched: Annotated[list[str], Field(description="Words of the query in the text; not by vector.")]
+    highlights: Annotated[list[SearchHighlight], Field(description="Where these words are; not by vector.")]
 
 
 class SearchResponse(BaseModel):

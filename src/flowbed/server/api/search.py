@@ -53,6 +53,8 @@ def routes(service: Service) -> APIRouter:
             limit=body.limit,
             at=body.at,
             unit=body.unit,
+            mode=body.mode,
+            text=body.text,
         )
         return json({"hits": found.hits, "versions": dict(found.versions), "warnings": found.warnings})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -35,6 +35,7 @@ CHANGES = ToolAnnotations(
 
 Limit = Annotated[int, Field(ge=1, le=MOST_HITS)]
 Around = Annotated[int, Field(ge=0, le=20)]
+Mode = Literal["vector", "text", "hybrid"]
 Where = Annotated[
     dict[str, Any] | None, Field(description='Filter on metadata: {"source": "x", "ts": {"$gte": 1}}')
 ]
@@ -59,8 +60,9 @@ def mcp_server(project: Tools, *, may_change: bool) -> MCPServer[Any]:
         where: Where = None,
         limit: Limit = 8,
         by_document: bool = False,
+        mode: Mode = "vector",
     ) -> str:
-        """Find texts by meaning, best first: id, score, text, link and metadata of each."""
+        """Find texts by meaning (vector), words (text) or both (hybrid): id, score, text, link, metadata of each."""
         found = await _checked(
             project().find(
                 query,
@@ -68,6 +70,7 @@ def mcp_server(project: Tools, *, may_change: bool) -> MCPServer[Any]:
                 where=where,
                 limit=limit,
                 unit="document" if by_document else "chunk",
+                mode=mode,
             )
         )
         return _json({"hits": [_hit(each) for each in found.hits], "warnings": found.warnings})
