@@ -9,8 +9,9 @@ import pytest
 
 from flowbed.errors import Conflict
 from flowbed.ledger import Cursor, Swap
+from flowbed.ledger.items.table import ABSENT, Check, ConditionFailed, Put, all_of
 from flowbed.ledger.memory import MemoryLedger, memory_table
-from flowbed.ledger.memory.table import ABSENT, Check, ConditionFailed, LimitExceeded, Put, all_of
+from flowbed.ledger.memory.table import LimitExceeded
 from flowbed.records import Status
 from flowbed.testing.ledger import (
     chunk,

@@ -106,7 +106,7 @@ _PROTOCOLS = frozenset(
         "Jobs",
     }
 )
-SCHEMES = ("sqlite", "postgresql", "postgres")
+SCHEMES = ("sqlite", "postgresql", "postgres", "dynamodb")
 
 
 async def open_ledger(url: str, *, folder: Path, new_id: str) -> Ledger:
@@ -115,15 +115,19 @@ async def open_ledger(url: str, *, folder: Path, new_id: str) -> Ledger:
     A plain path is a SQLite file, below `folder` if relative.
 
     Raises:
-        Misconfigured: the URL is neither SQLite nor Postgres, or a newer Flowbed made the ledger.
+        Misconfigured: the URL is of no kind of ledger, or a newer Flowbed made the ledger.
         Transient: the server cannot be reached.
     """
     scheme = url.partition("://")[0] if "://" in url else "sqlite"
     if scheme not in SCHEMES:
         raise Misconfigured(
-            f"a ledger cannot be kept in {scheme!r}, only in SQLite or Postgres: set `ledger` to a path such as"
-            " .flowbed/ledger.db, or to postgresql://user@host/database"
+            f"a ledger cannot be kept in {scheme!r}, only in SQLite, Postgres or DynamoDB: set `ledger` to a path"
+            " such as .flowbed/ledger.db, to postgresql://user@host/database, or to dynamodb://table?region=eu-west-1"
         )
+    if scheme == "dynamodb":
+        from flowbed.ledger.dynamodb import open_dynamodb
+
+        return await open_dynamodb(url, new_id=new_id)
     from flowbed.ledger.sql import ledger as sql  # loads SQLAlchemy
 
     if scheme != "sqlite":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from flowbed.embedding.vendors import vendor_of
 from flowbed.errors import Misconfigured
@@ -19,9 +20,10 @@ Value = TypeVar("Value", int, float, bool)
 # Deltas of one commit: by default, and at most, since a commit holds them in memory.
 DELTAS, MOST_DELTAS = 10, 64
 
-# Variables that the AWS command line and SDKs read too, for each option of an s3:// store, in order of precedence.
+# Variables that the AWS command line and SDKs read too, for each option, in order of precedence. The endpoint of one
+# service, such as AWS_ENDPOINT_URL_S3, comes before that of all.
+ENDPOINT = "AWS_ENDPOINT_URL"
 STANDARD = {
-    "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
     "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
     "profile": ("AWS_PROFILE", "AWS_DEFAULT_PROFILE"),
 }
@@ -60,15 +62,29 @@ def store_options(config: Settings, store: str = "") -> dict[str, str]:
     """
     if not (store or config.store).startswith("s3://"):
         return config.store_options
+    return {**_aws_options("S3"), **config.store_options}
+
+
+def ledger_url(config: Settings) -> str:
+    """Return the address of the ledger, with the options of one in DynamoDB completed by the `AWS_*` variables."""
+    parts = urlsplit(config.ledger)
+    if parts.scheme != "dynamodb":
+        return config.ledger
+    options = _aws_options("DYNAMODB") | dict(parse_qsl(parts.query, keep_blank_values=True))
+    return urlunsplit(parts._replace(query=urlencode(options)))
+
+
+def _aws_options(service: str) -> dict[str, str]:
+    """Return the options of a service of AWS that the environment sets."""
     found = {
         option: next((os.environ[name] for name in names if os.environ.get(name)), "")
-        for option, names in STANDARD.items()
+        for option, names in {**STANDARD, "endpoint": (f"{ENDPOINT}_{service}", ENDPOINT)}.items()
     }
     if any(os.environ.get(name) for name in KEYS):
         found["profile"] = ""
     elif not found["profile"] and _has_default_profile():
         found["profile"] = "default"
-    return {**{option: value for option, value in found.items() if value}, **config.store_options}
+    return {option: value for option, value in found.items() if value}
 
 
 def provider_options(config: Settings, model: str) -> tuple[str, dict[str, str]]:

@@ -62,7 +62,7 @@ async def open_parts(folder: Path) -> opening.Opened:
         store = Unopened(error, config.store)
     try:
         ledger = await asyncio.to_thread(find_ledger, config.ledger, folder=place) or await open_ledger(
-            config.ledger, folder=place, new_id=secrets.token_hex(16)
+            settings.ledger_url(config), folder=place, new_id=secrets.token_hex(16)
         )
     except Error as error:
         ledger = Unopened(error, "ledger")

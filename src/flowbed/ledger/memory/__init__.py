@@ -9,58 +9,59 @@ from __future__ import annotations
 from itertools import count
 
 from flowbed.ledger import Overview
-from flowbed.ledger.memory.batches import MemoryBatches
+from flowbed.ledger.items.batches import ItemBatches
+from flowbed.ledger.items.dead_letters import ItemDeadLetters
+from flowbed.ledger.items.files import ItemFiles
+from flowbed.ledger.items.jobs import ItemJobs
+from flowbed.ledger.items.keys import ItemKeys, ItemQuotas
+from flowbed.ledger.items.rows import INDEXES, SEEN
+from flowbed.ledger.items.spending import ItemSpending
+from flowbed.ledger.items.submissions import ItemSubmissions
+from flowbed.ledger.items.table import all_of
+from flowbed.ledger.items.vector_store_files import ItemVectorStoreFiles
+from flowbed.ledger.items.vector_stores import ItemVectorStores
 from flowbed.ledger.memory.chunks import MemoryChunks
-from flowbed.ledger.memory.dead_letters import MemoryDeadLetters
 from flowbed.ledger.memory.documents import MemoryDocuments
 from flowbed.ledger.memory.erasing import MemoryErasing
-from flowbed.ledger.memory.files import MemoryFiles
-from flowbed.ledger.memory.jobs import MemoryJobs
-from flowbed.ledger.memory.keys import MemoryKeys, MemoryQuotas
-from flowbed.ledger.memory.rows import INDEXES, SEEN
 from flowbed.ledger.memory.runs import MemoryRollbacks, MemoryRuns
-from flowbed.ledger.memory.spending import MemorySpending
-from flowbed.ledger.memory.submissions import MemorySubmissions
-from flowbed.ledger.memory.table import Table, all_of
-from flowbed.ledger.memory.vector_store_files import MemoryVectorStoreFiles
-from flowbed.ledger.memory.vector_stores import MemoryVectorStores
+from flowbed.ledger.memory.table import MemoryTable
 from flowbed.ledger.protocols import Ledger
 from flowbed.records import Status
 
 _NAMES = count(1)
 
 
-def memory_table(*, lag: int = 0) -> Table:
+def memory_table(*, lag: int = 0) -> MemoryTable:
     """Create an empty table for a ledger; its indexes lag behind by `lag` writes."""
-    return Table(INDEXES, lag=lag)
+    return MemoryTable(INDEXES, lag=lag)
 
 
 class MemoryLedger(Ledger):
     """`Ledger` in a `Table`; several ledgers on one table act like several processes on one ledger."""
 
-    def __init__(self, table: Table, *, id: str) -> None:  # noqa: A002 - the protocol's word
+    def __init__(self, table: MemoryTable, *, id: str) -> None:  # noqa: A002 - the protocol's word
         """Use a table, and the id of the ledger in it."""
         self.id = id
         self.location = "a table in memory"
         self.table = table
         documents = MemoryDocuments(table, name=f"{next(_NAMES)}")
-        letters = MemoryDeadLetters(table)
+        letters = ItemDeadLetters(table)
         runs = MemoryRuns(table, letters)
-        submissions = MemorySubmissions(table)
+        submissions = ItemSubmissions(table)
         self.documents = documents
         self.chunks = MemoryChunks(table, documents, submissions)
-        self.batches = MemoryBatches(table, documents)
+        self.batches = ItemBatches(table, documents.apply)
         self.runs = runs
         self.rollbacks = MemoryRollbacks(table, runs)
         self.dead_letters = letters
         self.submissions = submissions
-        self.spending = MemorySpending(table)
-        self.keys = MemoryKeys(table)
-        self.quotas = MemoryQuotas(table)
-        self.files = MemoryFiles(table)
-        self.jobs = MemoryJobs(table)
-        self.vector_stores = MemoryVectorStores(table)
-        self.vector_store_files = MemoryVectorStoreFiles(table)
+        self.spending = ItemSpending(table)
+        self.keys = ItemKeys(table)
+        self.quotas = ItemQuotas(table)
+        self.files = ItemFiles(table)
+        self.jobs = ItemJobs(table)
+        self.vector_stores = ItemVectorStores(table)
+        self.vector_store_files = ItemVectorStoreFiles(table)
         self.erasing = MemoryErasing(table, documents)
 
     async def overview(self) -> Overview:

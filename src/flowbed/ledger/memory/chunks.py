@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flowbed.ledger import BatchRow, ChunkMark, ChunkRow, InFlight
-from flowbed.ledger.memory.rows import (
+from flowbed.ledger.items.rows import (
     NO_BATCH,
     chunk_key,
     is_claimable,
@@ -14,7 +14,7 @@ from flowbed.ledger.memory.rows import (
     next_version,
     row_of,
 )
-from flowbed.ledger.memory.table import all_of, groups, pages, read_all, update
+from flowbed.ledger.items.table import all_of, groups, pages, read_all, update
 from flowbed.ledger.text import escaped, is_unstorable
 from flowbed.records import Status
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
     from flowbed.ledger import Failure
+    from flowbed.ledger.items.submissions import ItemSubmissions
+    from flowbed.ledger.items.table import Item, Key, Table
     from flowbed.ledger.memory.documents import MemoryDocuments
-    from flowbed.ledger.memory.submissions import MemorySubmissions
-    from flowbed.ledger.memory.table import Item, Key, Table
 
 PAGE = 1_000
 _WAITING_AGAIN = {"status": Status.NONE, "run": "", "submission": "", "failure": "", "error": ""}
@@ -39,7 +39,7 @@ class MemoryChunks:
     Neither is ever looked up in an index: indexes lag, so two submissions might not see that both contain a text.
     """
 
-    def __init__(self, table: Table, documents: MemoryDocuments, submissions: MemorySubmissions) -> None:
+    def __init__(self, table: Table, documents: MemoryDocuments, submissions: ItemSubmissions) -> None:
         """Use a table, the documents, whose pending swaps are applied before reads, and the submissions."""
         self._table = table
         self._documents = documents

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Conflict
 from flowbed.ledger import BatchEvent, ChunkRow, Cursor, DocumentRow, Progress
-from flowbed.ledger.memory.rows import CURSORS, chunk_key, event_key, item_of, member_key, row_of
-from flowbed.ledger.memory.table import (
+from flowbed.ledger.items.rows import CURSORS, chunk_key, event_key, item_of, member_key, row_of
+from flowbed.ledger.items.table import (
     ABSENT,
     TRANSACTION_ITEMS,
     Check,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
 
     from flowbed.ledger import Swap
-    from flowbed.ledger.memory.table import Item, Key, Operation, Table
+    from flowbed.ledger.items.table import Item, Key, Operation, Table
 
 _STAGED_BYTES = 200 * 2**10  # per item of the redo log: half the limit of an item
 # A row is one or two items, and the check that its swap still has to be applied is one more.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flowbed.ledger.memory.rows import CURSORS, SUBMISSIONS, chunk_key, item_of, member_key, row_of
-from flowbed.ledger.memory.spending import RUNS
-from flowbed.ledger.memory.table import (
+from flowbed.ledger.items.rows import CURSORS, SUBMISSIONS, chunk_key, item_of, member_key, row_of
+from flowbed.ledger.items.spending import RUNS
+from flowbed.ledger.items.table import (
     ConditionFailed,
     Delete,
     Put,
@@ -20,8 +20,8 @@ from flowbed.ledger.rows import FORGOTTEN, SpendRow
 
 if TYPE_CHECKING:
     from flowbed.ledger import Erasure
+    from flowbed.ledger.items.table import Item, Key, Table
     from flowbed.ledger.memory.documents import MemoryDocuments
-    from flowbed.ledger.memory.table import Item, Key, Table
 
 RUN_STATES = ("pending", "committed", "refused", "reverted")
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flowbed.ledger import Rollback, RunRow
-from flowbed.ledger.memory.rows import SEEN, chunk_key, item_of, member_key, row_of
-from flowbed.ledger.memory.table import (
+from flowbed.ledger.items.rows import SEEN, chunk_key, item_of, member_key, row_of
+from flowbed.ledger.items.table import (
     ABSENT,
     TRANSACTION_ITEMS,
     Check,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from flowbed.ledger import DeadLetters
-    from flowbed.ledger.memory.table import Item, Key, Operation, Table
+    from flowbed.ledger.items.table import Item, Key, Operation, Table
 
 # A chunk that enters a run is two items, its row and its name in the run; the run's own row is one more.
 _TAKEN_AT_ONCE = (TRANSACTION_ITEMS - 1) // 2

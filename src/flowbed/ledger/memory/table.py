@@ -5,74 +5,35 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from flowbed.ledger.items.table import (
+    ABSENT,
+    BATCH_ITEMS,
+    PARTITION_KEY_BYTES,
+    SORT_KEY_BYTES,
+    TRANSACTION_ITEMS,
+    Check,
+    ConditionFailed,
+    Page,
+    Put,
+    Unanswered,
+)
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from flowbed.ledger.items.table import Delete, Item, Key, Operation
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
-TRANSACTION_ITEMS = 100
 TRANSACTION_BYTES = 4 * 2**20
-BATCH_ITEMS = 100
 ITEM_BYTES = 400 * 2**10
 PAGE_BYTES = 2**20
-PARTITION_KEY_BYTES, SORT_KEY_BYTES = 2_048, 1_024
-
-Item = dict[str, Any]
-Key = tuple[str, str]
-"""Partition and sort key."""
-
-ABSENT = ""
-"""The stamp of an item that is not there."""
 
 
 class LimitExceeded(AssertionError):  # noqa: N818 - DynamoDB's word
     """A request exceeds a limit of DynamoDB."""
-
-
-class ConditionFailed(Exception):  # noqa: N818 - DynamoDB's word
-    """An item was not in the expected state; nothing was written."""
-
-
-class Unanswered(Exception):  # noqa: N818 - the class says what happened
-    """A write got no answer; it may have been applied."""
-
-
-@dataclass(frozen=True)
-class Put:
-    """Put `item` under `key` if the item there has the stamp `expected`; None puts it unconditionally."""
-
-    key: Key
-    item: Mapping[str, Any]
-    expected: str | None
-
-
-@dataclass(frozen=True)
-class Delete:
-    """Delete the item under `key` if it has the stamp `expected`; None deletes it unconditionally."""
-
-    key: Key
-    expected: str | None = None
-
-
-@dataclass(frozen=True)
-class Check:
-    """Require, within a transaction, that the item under `key` has the stamp `expected`."""
-
-    key: Key
-    expected: str
-
-
-Operation = Put | Delete | Check
-
-
-@dataclass
-class Page:
-    """Items in order of their sort keys; `after` continues the query, and is None on the last page."""
-
-    items: list[Item]
-    after: Any
 
 
 @dataclass
@@ -95,7 +56,7 @@ class _Index:
             self.where[key] = partition
 
 
-class Table:
+class MemoryTable:
     """Items by partition and sort key, with conditional writes, small transactions, and indexes that lag.
 
     Each item has its key as `place`, and a `stamp` that changes with every write. The next `unanswered` writes are
@@ -236,76 +197,3 @@ def _size(item: Mapping[str, Any]) -> int:
     return sum(
         len(name) + (len(value.encode()) if isinstance(value, str) else 21) for name, value in item.items()
     )
-
-
-async def pages(read: Callable[..., Awaitable[Page]], *where: str, **how: str) -> AsyncIterator[list[Item]]:
-    """Iterate over the pages of a query or an index."""
-    page = await read(*where, **how)
-    yield page.items
-    while page.after is not None:
-        page = await read(*where, **how, after=page.after)
-        yield page.items
-
-
-async def all_of(read: Callable[..., Awaitable[Page]], *where: str, **how: str) -> list[Item]:
-    """Return every item of a query or an index."""
-    return [item async for page in pages(read, *where, **how) for item in page]
-
-
-async def read_all(table: Table, keys: Iterable[Key]) -> list[Item]:
-    """Return any number of items, in the order of their keys; missing ones are left out."""
-    return [item for some in groups(keys, BATCH_ITEMS) for item in await table.get_many(some)]
-
-
-def groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Split items into groups of at most `size`."""
-    rest = iter(items)
-    while some := list(islice(rest, size)):
-        yield some
-
-
-async def update(
-    table: Table,
-    key: Key,
-    change: Callable[[Item], Mapping[str, Any] | None],
-    *,
-    beside: Callable[[Item], Sequence[Operation]] = lambda _: (),
-) -> Item | None:
-    """Change an item conditionally and return it; None if it is missing or `change` returns None.
-
-    `change` returns the fields to change. It is called again when another process changed the item first. `beside`
-    returns what to write in the same transaction, given the changed item.
-    """
-    mark: str | None = None
-    while True:
-        item = await table.get(key)
-        if item is not None and mark is not None and item["mark"] == mark:
-            return item  # the unanswered write was this one, and was applied
-        changes = change(item) if item is not None else None
-        if item is None or changes is None:
-            return None
-        mark = table.mark()
-        wanted = {**item, **changes, "mark": mark}
-        try:
-            await table.transact([Put(key, wanted, expected=item["stamp"]), *beside(wanted)])
-        except (ConditionFailed, Unanswered):
-            continue
-        return wanted
-
-
-async def create(table: Table, key: Key, item: Mapping[str, Any], *beside: Operation) -> None:
-    """Put an item, and the writes `beside` it, unless it exists."""
-    while await table.get(key) is None:
-        try:
-            await table.transact([Put(key, item, expected=ABSENT), *beside])
-        except (ConditionFailed, Unanswered):
-            continue
-
-
-async def until_answered(table: Table, *operations: Operation) -> None:
-    """Repeat writes that are safe to repeat, until they are answered."""
-    while True:
-        try:
-            return await table.transact(operations)
-        except Unanswered:
-            continue

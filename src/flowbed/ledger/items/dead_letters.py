@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowbed.ledger import DeadLetter
-from flowbed.ledger.memory.rows import LETTERS, item_of, row_of
-from flowbed.ledger.memory.table import (
+from flowbed.ledger.items.rows import LETTERS, item_of, row_of
+from flowbed.ledger.items.table import (
     ABSENT,
     ConditionFailed,
     Delete,
@@ -23,12 +23,12 @@ from flowbed.ledger.text import escaped
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
 
-    from flowbed.ledger.memory.table import Key, Table
+    from flowbed.ledger.items.table import Key, Table
 
 PAGE = 1_000
 
 
-class MemoryDeadLetters:
+class ItemDeadLetters:
     """`DeadLetters` in a table: all in one partition, since only people read them."""
 
     def __init__(self, table: Table) -> None:

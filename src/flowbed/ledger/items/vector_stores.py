@@ -5,24 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flowbed.ledger.memory import holds
-from flowbed.ledger.memory.rows import item_of, row_of
-from flowbed.ledger.memory.table import Delete, Put, all_of, create, read_all, until_answered, update
-from flowbed.ledger.memory.windows import window_of
+from flowbed.ledger.items import holds
+from flowbed.ledger.items.rows import item_of, row_of
+from flowbed.ledger.items.table import Delete, Put, all_of, create, read_all, until_answered, update
+from flowbed.ledger.items.windows import window_of
 from flowbed.ledger.text import escaped, is_unstorable
 from flowbed.ledger.vector_stores import VectorStoreRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from flowbed.ledger.memory.table import Item, Key, Table
+    from flowbed.ledger.items.table import Item, Key, Table
     from flowbed.ledger.vector_stores import Window
 
 # What a description of a store may change.
 DESCRIBED = ("name", "description", "metadata", "days", "active")
 
 
-class MemoryVectorStores:
+class ItemVectorStores:
     """`VectorStores` in a table."""
 
     def __init__(self, table: Table) -> None:

@@ -6,21 +6,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flowbed.ledger import SubmissionRow
-from flowbed.ledger.memory import holds
-from flowbed.ledger.memory.rows import SUBMISSIONS, item_of, row_of
-from flowbed.ledger.memory.table import all_of, create, groups, read_all
+from flowbed.ledger.items import holds
+from flowbed.ledger.items.rows import SUBMISSIONS, item_of, row_of
+from flowbed.ledger.items.table import all_of, create, groups, read_all
 from flowbed.ledger.rows import SUBMISSION_FIXED
 from flowbed.ledger.text import escaped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
 
-    from flowbed.ledger.memory.table import Table
+    from flowbed.ledger.items.table import Table
 
 PAGE = 1_000
 
 
-class MemorySubmissions:
+class ItemSubmissions:
     """`Submissions` in a table."""
 
     def __init__(self, table: Table) -> None:

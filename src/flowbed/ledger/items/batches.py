@@ -5,22 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flowbed.ledger import BatchEvent, BatchRow
-from flowbed.ledger.memory.rows import CURSORS, item_of, row_of
-from flowbed.ledger.memory.table import ABSENT, ConditionFailed, Put, Unanswered, all_of, pages, read_all
+from flowbed.ledger.items.rows import CURSORS, item_of, row_of
+from flowbed.ledger.items.table import ABSENT, ConditionFailed, Put, Unanswered, all_of, pages, read_all
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
-    from flowbed.ledger.memory.documents import MemoryDocuments
-    from flowbed.ledger.memory.table import Table
+    from flowbed.ledger.items.table import Table
 
 
-class MemoryBatches:
+class ItemBatches:
     """`Batches` in a table."""
 
-    def __init__(self, table: Table, documents: MemoryDocuments) -> None:
-        """Take the table, and the documents, whose swaps record batch files."""
-        self._table, self._documents = table, documents
+    def __init__(self, table: Table, apply: Callable[[], Awaitable[None]]) -> None:
+        """Use a table; `apply` applies the swaps that count already, which record batch files."""
+        self._table, self._apply = table, apply
 
     async def register(self, batch: BatchRow) -> BatchRow:
         """Record a batch file before it is written."""
@@ -39,7 +38,7 @@ class MemoryBatches:
 
     async def positions(self) -> Mapping[str, int]:
         """Return the position of each source's newest batch file."""
-        await self._documents.apply()
+        await self._apply()
         found = {}
         for cursor in await all_of(self._table.query, CURSORS):
             events = await all_of(self._table.query, f"events#{cursor['source']}")
@@ -49,7 +48,7 @@ class MemoryBatches:
 
     async def events(self, source: str, *, after: int, limit: int) -> list[BatchEvent]:
         """Return the first batch files of a source after a position."""
-        await self._documents.apply()
+        await self._apply()
         found: list[BatchEvent] = []
         async for page in pages(self._table.query, f"events#{source}", after=f"{after:020}~"):
             found += [BatchEvent(item["source"], item["position"], item["batch"]) for item in page]

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from flowbed.ledger import SpendRow, Spent
-from flowbed.ledger.memory.rows import item_of, member_key, row_of
-from flowbed.ledger.memory.table import Put, all_of, create, until_answered
+from flowbed.ledger.items.rows import item_of, member_key, row_of
+from flowbed.ledger.items.table import Put, all_of, create, until_answered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowbed.ledger.memory.table import Table
+    from flowbed.ledger.items.table import Table
 
 RUNS = "spending"
 
 
-class MemorySpending:
+class ItemSpending:
     """`Spending` in a table."""
 
     def __init__(self, table: Table) -> None:

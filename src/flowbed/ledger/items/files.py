@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowbed.ledger import FileRow
-from flowbed.ledger.memory.rows import item_of, row_of
-from flowbed.ledger.memory.table import (
+from flowbed.ledger.items.rows import item_of, row_of
+from flowbed.ledger.items.table import (
     ConditionFailed,
     Delete,
     Put,
@@ -21,10 +21,10 @@ from flowbed.ledger.text import escaped, is_unstorable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowbed.ledger.memory.table import Key, Table
+    from flowbed.ledger.items.table import Key, Table
 
 
-class MemoryFiles:
+class ItemFiles:
     """`Files` in a table."""
 
     def __init__(self, table: Table) -> None:

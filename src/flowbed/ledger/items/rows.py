@@ -7,14 +7,14 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flowbed.ledger import ChunkRow
-from flowbed.ledger.memory.table import Put
+from flowbed.ledger.items.table import Put
 from flowbed.records import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from flowbed.ledger import BatchEvent
-    from flowbed.ledger.memory.table import Item, Key
+    from flowbed.ledger.items.table import Item, Key
 
 Row = TypeVar("Row")
 
@@ -129,12 +129,6 @@ def vector_stores_by_age(item: Item) -> tuple[str, str] | None:
 def store_files_by_work(item: Item) -> tuple[str, str] | None:
     """Files of vector stores with work, by store."""
     return ("-", item["store"]) if item["record"] == "VectorStoreFileRow" and item["work"] else None
-
-
-@_index
-def store_files_by_file(item: Item) -> tuple[str, str] | None:
-    """Files of vector stores, by file."""
-    return (item["file"], item["store"]) if item["record"] == "VectorStoreFileRow" else None
 
 
 @_index

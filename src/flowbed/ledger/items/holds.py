@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flowbed.ledger.memory.table import update
+from flowbed.ledger.items.table import update
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flowbed.ledger.memory.table import Item, Key, Table
+    from flowbed.ledger.items.table import Item, Key, Table
 
 
 async def hold(table: Table, key: Key, *, worker: str, now: int, until: int) -> Item | None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flowbed.ledger import JobRow
-from flowbed.ledger.memory import holds
-from flowbed.ledger.memory.rows import item_of, row_of
-from flowbed.ledger.memory.table import Put, all_of, create, pages, read_all
+from flowbed.ledger.items import holds
+from flowbed.ledger.items.rows import item_of, row_of
+from flowbed.ledger.items.table import Put, all_of, create, pages, read_all
 from flowbed.ledger.rows import JOB_FIXED
 from flowbed.ledger.text import is_unstorable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from flowbed.ledger.memory.table import Key, Table
+    from flowbed.ledger.items.table import Key, Table
 
 
-class MemoryJobs:
+class ItemJobs:
     """`Jobs` in a table."""
 
     def __init__(self, table: Table) -> None:

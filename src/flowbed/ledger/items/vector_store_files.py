@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flowbed.ledger.memory.rows import item_of, row_of
-from flowbed.ledger.memory.table import (
+from flowbed.ledger.items.rows import item_of, row_of
+from flowbed.ledger.items.table import (
     ABSENT,
     ConditionFailed,
     Delete,
@@ -17,7 +17,7 @@ from flowbed.ledger.memory.table import (
     read_all,
     update,
 )
-from flowbed.ledger.memory.windows import window_of
+from flowbed.ledger.items.windows import window_of
 from flowbed.ledger.text import escaped, is_unstorable
 from flowbed.ledger.vector_stores import (
     CANCELLED,
@@ -32,14 +32,14 @@ from flowbed.ledger.vector_stores import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from flowbed.ledger.memory.table import Item, Key, Table
+    from flowbed.ledger.items.table import Item, Key, Table
     from flowbed.ledger.vector_stores import Window
 
 # What a worker writes of a file that it has worked on.
 SETTLED = ("status", "work", "usage", "code", "error")
 
 
-class MemoryVectorStoreFiles:
+class ItemVectorStoreFiles:
     """`VectorStoreFiles` in a table."""
 
     def __init__(self, table: Table) -> None:
@@ -121,7 +121,10 @@ class MemoryVectorStoreFiles:
 
     async def detach(self, file: str) -> Sequence[str]:
         """Begin to remove a file from every store."""
-        items = await all_of(self._table.look_up, "store_files_by_file", file)
+        if is_unstorable(file):
+            return []
+        names = await all_of(self._table.query, f"file#{file}#stores")
+        items = await read_all(self._table, [_key(name["store"], file) for name in names])
         rows = [row_of(VectorStoreFileRow, item) for item in items]
         return sorted({row.store for row in await self._change_each(rows, _removing)})
 
@@ -172,7 +175,7 @@ class MemoryVectorStoreFiles:
                 row = replace(row, revision=there.revision + 1)
             put = Put(key, item_of(row) | {"mark": mark}, expected=item["stamp"] if item else ABSENT)
             try:
-                return await self._table.write(put)
+                return await self._table.transact([put, _name(row)])
             except (ConditionFailed, Unanswered):
                 continue
 
@@ -202,7 +205,7 @@ class MemoryVectorStoreFiles:
             if item["revision"] != row.revision or item["work"] != "remove":
                 return
             try:
-                await self._table.write(Delete(key, expected=item["stamp"]))
+                await self._table.transact([Delete(key, expected=item["stamp"]), Delete(_name(row).key)])
             except (ConditionFailed, Unanswered):
                 continue
 
@@ -222,6 +225,13 @@ def _storable(row: VectorStoreFileRow) -> VectorStoreFileRow:
 
 def _key(store: str, file: str) -> Key:
     return f"vector_store#{store}#files", file
+
+
+def _name(row: VectorStoreFileRow) -> Put:
+    """Return the write that names a store below its file: an item is in one index at a time."""
+    return Put(
+        (f"file#{row.file}#stores", row.store), {"record": "member", "store": row.store}, expected=None
+    )
 
 
 def _batch_key(batch: str) -> Key:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict
 from flowbed.ledger import KeyRow
-from flowbed.ledger.memory.rows import item_of, row_of
-from flowbed.ledger.memory.table import (
+from flowbed.ledger.items.rows import item_of, row_of
+from flowbed.ledger.items.table import (
     ABSENT,
     ConditionFailed,
     Delete,
@@ -23,13 +23,13 @@ from flowbed.ledger.text import escaped
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from flowbed.ledger.memory.table import Item, Table
+    from flowbed.ledger.items.table import Item, Table
 
 KEYS = "keys"
 DAYS = "days"
 
 
-class MemoryKeys:
+class ItemKeys:
     """`Keys` in a table: all in one partition, since they are few."""
 
     def __init__(self, table: Table) -> None:
@@ -86,7 +86,7 @@ class MemoryKeys:
             )
 
 
-class MemoryQuotas:
+class ItemQuotas:
     """`Quotas` in a table: one partition per day."""
 
     def __init__(self, table: Table) -> None:

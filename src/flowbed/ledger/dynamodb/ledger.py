@@ -1,0 +1,76 @@
+"""`Ledger` in a table of DynamoDB."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowbed.ledger.items.batches import ItemBatches
+from flowbed.ledger.items.dead_letters import ItemDeadLetters
+from flowbed.ledger.items.files import ItemFiles
+from flowbed.ledger.items.jobs import ItemJobs
+from flowbed.ledger.items.keys import ItemKeys, ItemQuotas
+from flowbed.ledger.items.rows import SEEN
+from flowbed.ledger.items.spending import ItemSpending
+from flowbed.ledger.items.submissions import ItemSubmissions
+from flowbed.ledger.items.table import all_of
+from flowbed.ledger.items.vector_store_files import ItemVectorStoreFiles
+from flowbed.ledger.items.vector_stores import ItemVectorStores
+from flowbed.ledger.memory.chunks import MemoryChunks
+from flowbed.ledger.memory.documents import MemoryDocuments
+from flowbed.ledger.memory.erasing import MemoryErasing
+from flowbed.ledger.memory.runs import MemoryRollbacks, MemoryRuns
+from flowbed.ledger.protocols import Ledger
+from flowbed.ledger.rows import Overview
+from flowbed.records import Status
+
+if TYPE_CHECKING:
+    from flowbed.ledger.dynamodb.table import DynamoTable
+
+
+class DynamoLedger(Ledger):
+    """`Ledger` in a table of DynamoDB."""
+
+    def __init__(self, table: DynamoTable, *, id: str, location: str) -> None:  # noqa: A002 - the protocol's word
+        """Use a table, and the id of the ledger in it."""
+        self.id = id
+        self.location = location
+        self.table = table
+        documents = MemoryDocuments(table, name=table.mark())
+        letters = ItemDeadLetters(table)
+        runs = MemoryRuns(table, letters)
+        submissions = ItemSubmissions(table)
+        self.documents = documents
+        self.chunks = MemoryChunks(table, documents, submissions)
+        self.batches = ItemBatches(table, documents.apply)
+        self.runs = runs
+        self.rollbacks = MemoryRollbacks(table, runs)
+        self.dead_letters = letters
+        self.submissions = submissions
+        self.spending = ItemSpending(table)
+        self.keys = ItemKeys(table)
+        self.quotas = ItemQuotas(table)
+        self.files = ItemFiles(table)
+        self.jobs = ItemJobs(table)
+        self.vector_stores = ItemVectorStores(table)
+        self.vector_store_files = ItemVectorStoreFiles(table)
+        self.erasing = MemoryErasing(table, documents)
+
+    async def overview(self) -> Overview:
+        """Read the state of the ledger, one aggregate after the other: a table has no larger snapshot."""
+        seen = await all_of(self.table.query, SEEN)
+        letters = [letter async for page in self.dead_letters.pages() for letter in page]
+        return Overview(
+            workers=frozenset(await self.chunks.workers()),
+            pending=tuple(await self.runs.collections()),
+            seen={item["collection"]: item["version"] for item in seen},
+            submissions=tuple([row async for page in self.submissions.pages(live=True) for row in page]),
+            unfinished={
+                key: number
+                for key, number in (await self.chunks.counts()).items()
+                if key[1] is not Status.SUCCESS
+            },
+            troubled=frozenset(letter.owner for letter in letters if letter.kind == "source"),
+        )
+
+    async def close(self) -> None:
+        """Do nothing: connections belong to the process, and are used again by the next call of a function."""
