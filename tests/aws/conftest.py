@@ -7,13 +7,14 @@ import importlib
 import itertools
 import json
 import tempfile
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
 from tests.support.projects import receipt
-from tests.support.s3 import variables
 
 from flowbed.bed import Flowbed, aopen
 from flowbed.settings import function_folder
@@ -24,7 +25,7 @@ from flowbed.testing.simulators import SimulatorProcess
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from tests.support.s3 import S3Server
+    from flowbed.testing.aws import Emulator
 
 MODEL = "openai:text-embedding-3-small"
 
@@ -63,6 +64,7 @@ class Deployment:
 
     package: Path
     store: str
+    account: dict[str, str]
     capture: Callable[[], str]
     lines: list[dict[str, Any]] = field(default_factory=list)
     requests: Iterator[int] = field(default_factory=itertools.count)
@@ -91,9 +93,33 @@ class Deployment:
         return asyncio.run(contents(open_store(self.store, folder=Path(), options=self.options)))
 
     @property
+    def bucket(self) -> str:
+        """The bucket of the store."""
+        return self.store.split("/")[2]
+
+    @property
     def options(self) -> dict[str, str]:
         """The options of the store."""
-        return json.loads((self.package / "options.json").read_text())  # type: ignore[no-any-return]
+        return {"endpoint": self.account["endpoint_url"], "region": self.account["region_name"]}
+
+    def client(self, service: str) -> Any:
+        """Return a client of a service of AWS."""
+        return boto3.client(service, **self.account)
+
+    def queue(self, name: str, **attributes: str) -> str:
+        """Create a queue, and return its URL."""
+        return str(self.client("sqs").create_queue(QueueName=name, Attributes=attributes)["QueueUrl"])
+
+    def received(self, queue: str) -> list[dict[str, Any]]:
+        """Return the messages of a queue, and delete them."""
+        client, found = self.client("sqs"), []
+        while messages := client.receive_message(
+            QueueUrl=queue, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
+        ).get("Messages"):
+            found += messages
+            for message in messages:
+                client.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+        return found
 
     def metrics(self, function: str) -> dict[str, float]:
         """Sum the metrics that a function has written."""
@@ -109,7 +135,7 @@ class Deployment:
 @pytest.fixture
 def deployment(
     tmp_path: Path,
-    s3_server: S3Server,
+    aws: Emulator,
     provider: SimulatorProcess,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -122,19 +148,25 @@ def deployment(
         receipt(2, ["TOTAL 7.80"], merchant_name="KEDAI BUKU"),
     ]
     (package / "receipts.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in lines))
-    store = f"s3://bucket/{tmp_path.name}"
+    account = f"{uuid.uuid4().int % 10**12:012}"
+    boto3.client("s3", **aws.client(account=account)).create_bucket(Bucket=f"bucket-{account}")
+    store = f"s3://bucket-{account}/index"
     (package / "flowbed.toml").write_text(
         f'model = "{MODEL}"\nstore = "{store}"\nledger = "{tmp_path}/ledger.db"\n'
         f'[providers.openai]\nbase_url = "{provider.url}/v1"\napi_key = "{tmp_path.name}"\n'
         f'[sources.receipts]\nkind = "receipts"\nlocation = "{package}/receipts.jsonl"\n'
     )
-    (package / "options.json").write_text(json.dumps({"endpoint": s3_server.url, "region": "us-east-1"}))
     for name, value in {
-        **variables(s3_server.url),
+        **aws.variables(account=account),
         "AWS_LAMBDA_FUNCTION_NAME": "flowbed",
         "AWS_LAMBDA_LOG_STREAM_NAME": f"2026/11/30/[$LATEST]{tmp_path.name}",
         "LAMBDA_TASK_ROOT": str(package),
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return Deployment(package=package, store=store, capture=lambda: capsys.readouterr().out)
+    return Deployment(
+        package=package,
+        store=store,
+        account=aws.client(account=account),
+        capture=lambda: capsys.readouterr().out,
+    )

@@ -29,7 +29,7 @@ def test_batch_handlers_in_order_fill_the_index(deployment: Deployment, provider
     assert (fetched["fetched"], fetched["chunks"], len(fetched["batches"])) == (2, 10, 1)
     found = deployment.call("find_unembedded")
     (batch,) = found["batches"]
-    assert batch["s3_bucket"] == "bucket"
+    assert batch["s3_bucket"] == deployment.bucket
     assert batch["s3_key"].endswith("/input.jsonl")
     assert found == {"batches": [batch], "total_lines": batch["line_count"], "batch_count": 1}
     # Gathered, but not submitted: a call that was killed before it could answer is repeated.

@@ -36,8 +36,8 @@ def text(event: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def whole(event: Mapping[str, Any], name: str) -> int | None:
-    """Return a field that may be there as a number of 1 or more.
+def whole(event: Mapping[str, Any], name: str, *, least: int = 1) -> int | None:
+    """Return a field that may be there as a number of `least` or more.
 
     Raises:
         Rejected: it is something else.
@@ -46,6 +46,6 @@ def whole(event: Mapping[str, Any], name: str) -> int | None:
     if value is None:
         return None
     # A bool is an int in Python, but not a number.
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise Rejected(f"{name} has to be a whole number of 1 or more, not {shown(value)}", param=name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise Rejected(f"{name} has to be a whole number of {least} or more, not {shown(value)}", param=name)
     return value

@@ -12,6 +12,7 @@ from flowbed.aws.logs import Lines
 from flowbed.bed import aopen
 from flowbed.errors import Conflict, Error, Transient
 from flowbed.telemetry import RUN_RECORDED, log
+from flowbed.wiring import process
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -48,6 +49,10 @@ class Invocation:
             folder = await asyncio.to_thread(settings.function_folder)
             self._bed = await self._opened.enter_async_context(aopen(folder))
         return self._bed
+
+    def now(self) -> int:
+        """Return the time in microseconds since 1970."""
+        return process.now()
 
     def runs(self) -> list[dict[str, Any]]:
         """Return what was told of each run that this call has recorded: its `run`, `collection`, `key`, `batches`."""

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Self
 
 import orjson
+import stamina.instrumentation
 
 from flowbed import telemetry
 from flowbed.errors import Error
@@ -32,6 +33,7 @@ WRITTEN = frozenset(
         telemetry.SUBMISSION_SUBMITTED,
         telemetry.SUBMISSION_ENDED,
         telemetry.DEAD_LETTER,
+        telemetry.RETRIED,
         telemetry.POINTER_MOVED,
     }
 )
@@ -53,6 +55,8 @@ class Lines(logging.Handler):
 
     def __enter__(self) -> Self:
         """Take over the logger of Flowbed."""
+        # With structlog installed, stamina would print retries to standard output; points tell of them.
+        stamina.instrumentation.set_on_retry_hooks(())
         log = telemetry.log
         level, propagate = log.level, log.propagate
         began = time.monotonic()

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flowbed.aws.fields import fields, text
+from flowbed.aws.messages import RunMessage, run_entity
 from flowbed.errors import Misconfigured, NotFound, Transient
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from flowbed.aws.invocation import Invocation
     from flowbed.bed import Flowbed
     from flowbed.lanes.outcome import Polled
@@ -40,10 +43,34 @@ async def poll_submission(event: Any, call: Invocation, kind: str) -> dict[str, 
         Embedded=answer["embedding_count"], Ended=bool(row.ended), Failures=len(polled.tally.failures)
     )
     if runs and not said.get("skip_sqs_notification", False):
-        from flowbed.aws.queues import announce_runs  # loads boto3
-
-        await announce_runs(runs, call.deployment.queue, event_name="POLLED", at=bed.clock())
+        await _announce(runs, call)
     return answer
+
+
+async def _announce(runs: Sequence[Mapping[str, Any]], call: Invocation) -> None:
+    """Tell the queue of compaction of runs that were recorded.
+
+    Raises:
+        Transient: a message could not be sent.
+    """
+    from flowbed.aws.queues import send  # loads boto3
+
+    messages = [
+        RunMessage(
+            entity=run_entity(run["run"], run["collection"], run["key"]),
+            collection=run["collection"],
+            event_name="INSERT",
+            record=run["run"],
+            at=call.now(),
+            region=call.deployment.region,
+        )
+        for run in runs
+    ]
+    if failed := await send(messages, call.deployment.queue):
+        raise Transient(
+            f"{len(failed)} of {len(messages)} messages about deltas were not sent: {failed[min(failed)]};"
+            " the schedule of compaction commits them all the same"
+        )
 
 
 async def _poll(bed: Flowbed, row: SubmissionRow) -> Polled:
@@ -66,7 +93,7 @@ def _raise_failure(row: SubmissionRow, polled: Polled) -> None:
     raise Transient(f"submission {row.id}: {'; '.join(reasons)}")
 
 
-async def _answer(row: SubmissionRow, runs: list[dict[str, Any]], bed: Flowbed) -> dict[str, Any]:
+async def _answer(row: SubmissionRow, runs: Sequence[Mapping[str, Any]], bed: Flowbed) -> dict[str, Any]:
     recorded = [await bed.ledger.runs.get(each["run"]) for each in runs]
     embedded = sum(each.rows for each in recorded if each is not None)
     status = _provider_status(row)

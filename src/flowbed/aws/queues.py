@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -15,7 +14,9 @@ from flowbed.errors import Misconfigured, Transient
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from flowbed.aws.messages import RunMessage
 
 # Messages of one request.
 TOGETHER = 10
@@ -24,53 +25,8 @@ BEATS = 3
 FIFO = ".fifo"
 
 
-def run_message(entity: Mapping[str, Any], *, event_name: str, record: str, at: int) -> dict[str, Any]:
-    """Return the body of the message about a run, in the shape of existing compactors; `at` is in µs since 1970."""
-    return {
-        "source": "dynamodb_stream",
-        "entity_type": "COMPACTION_RUN",
-        "entity_data": dict(entity),
-        "changes": {},
-        "event_name": event_name,
-        "timestamp": datetime.fromtimestamp(at / 1e6, UTC).isoformat(),
-        "stream_record_id": record,
-        "aws_region": _region(),
-    }
-
-
-def run_entity(run: str, collection: str, key: str) -> dict[str, Any]:
-    """Return what the message of one of Flowbed's runs says of it."""
-    prefix = f"{key.rpartition('/')[0]}/"
-    return {"run_id": run, "collection": collection, "delta_s3_prefix": prefix}
-
-
-async def announce_runs(runs: Iterable[Mapping[str, Any]], queue: str, *, event_name: str, at: int) -> None:
-    """Tell the queue of compaction of runs that were recorded.
-
-    Raises:
-        Misconfigured: no queue is named, or it cannot be used.
-        Transient: a message could not be sent.
-    """
-    messages = [
-        (
-            run_message(
-                run_entity(run["run"], run["collection"], run["key"]),
-                event_name=event_name,
-                record=run["run"],
-                at=at,
-            ),
-            run["collection"],
-        )
-        for run in runs
-    ]
-    if failed := await send(messages, queue):
-        raise Transient(
-            f"{len(failed)} of {len(messages)} messages were not sent to {queue}: {failed[min(failed)]}"
-        )
-
-
-async def send(messages: Sequence[tuple[Mapping[str, Any], str]], queue: str) -> dict[int, str]:
-    """Send messages, each with its collection; return why some were not sent, by position.
+async def send(messages: Sequence[RunMessage], queue: str) -> dict[int, str]:
+    """Send messages; return why some were not sent, by position.
 
     Raises:
         Misconfigured: no queue is named, or it cannot be used.
@@ -81,13 +37,13 @@ async def send(messages: Sequence[tuple[Mapping[str, Any], str]], queue: str) ->
     return await asyncio.to_thread(_send, messages, queue)
 
 
-def _send(messages: Sequence[tuple[Mapping[str, Any], str]], queue: str) -> dict[int, str]:
+def _send(messages: Sequence[RunMessage], queue: str) -> dict[int, str]:
     client = boto3.client("sqs", region_name=_region_of(queue))
     failed: dict[int, str] = {}
     for start in range(0, len(messages), TOGETHER):
         entries = [
-            _entry(start + place, body, collection, fifo=queue.endswith(FIFO))
-            for place, (body, collection) in enumerate(messages[start : start + TOGETHER])
+            _entry(start + place, message, fifo=queue.endswith(FIFO))
+            for place, message in enumerate(messages[start : start + TOGETHER])
         ]
         try:
             answer = client.send_message_batch(QueueUrl=queue, Entries=entries)
@@ -100,24 +56,25 @@ def _send(messages: Sequence[tuple[Mapping[str, Any], str]], queue: str) -> dict
     return failed
 
 
-def _entry(place: int, body: Mapping[str, Any], collection: str, *, fifo: bool) -> dict[str, Any]:
+def _entry(place: int, message: RunMessage, *, fifo: bool) -> dict[str, Any]:
+    body = message.body()
     told = {
         "source": body["source"],
         "entity_type": body["entity_type"],
-        "event_name": body["event_name"],
-        "collection": collection,
+        "event_name": message.event_name,
+        "collection": message.collection,
     }
     entry: dict[str, Any] = {
         "Id": str(place),
         "MessageBody": json.dumps(body),
         "MessageAttributes": {
-            name: {"DataType": "String", "StringValue": value} for name, value in told.items() if value
+            name: {"DataType": "String", "StringValue": value} for name, value in told.items()
         },
     }
     if fifo:
-        image = body["entity_data"].get("image_id", "")
-        entry["MessageGroupId"] = ":".join(filter(None, ("COMPACTION_RUN", image, collection)))
-        entry["MessageDeduplicationId"] = f"{body['entity_data']['run_id']}:{collection}"
+        group = ("COMPACTION_RUN", message.entity.get("image_id", ""), message.collection)
+        entry["MessageGroupId"] = ":".join(filter(None, group))
+        entry["MessageDeduplicationId"] = f"{message.run}:{message.collection}"
     return entry
 
 
@@ -168,10 +125,6 @@ def _translated(error: ClientError, queue: str) -> Exception:
         f"queue {queue} refuses messages: {code}; set COMPACTION_QUEUE_URL to a queue that the function's role may send"
         " to"
     )
-
-
-def _region() -> str:
-    return boto3.session.Session().region_name or ""
 
 
 def _region_of(queue: str) -> str | None:

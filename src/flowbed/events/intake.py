@@ -72,6 +72,7 @@ class Intake:
             ignored=self.ignored,
             failures=tuple(self.failures),
             messages=tuple(dict.fromkeys(self.failed)),
+            batch_ids=tuple(sorted(self.batches)),
         )
 
 

@@ -19,7 +19,7 @@ class Handled:
     `batches` were queued, and `read` of other programs were new; `already` were known. `later` belong to a fetch under
     way, and are embedded after it. `ignored` counts by reason what needed no work. `failures` could not be taken in;
     `messages` are the ids of the queue's messages that told of them or of `later` ones, and should be sent again.
-    `report` is None where nothing had to be embedded.
+    `batch_ids` are the ids of the `batches`. `report` is None where nothing had to be embedded.
     """
 
     batches: int = 0
@@ -29,4 +29,5 @@ class Handled:
     ignored: Mapping[str, int] = field(default_factory=dict)
     failures: tuple[Problem, ...] = ()
     messages: tuple[str, ...] = ()
+    batch_ids: tuple[str, ...] = ()
     report: Report | None = None

@@ -21,11 +21,8 @@ from flowbed.settings.project import FILE, PASSED, PublishSettings, Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FUNCTION, SANDBOX, ROOT = (
-    "AWS_LAMBDA_FUNCTION_NAME",
-    "AWS_LAMBDA_LOG_STREAM_NAME",
-    "LAMBDA_TASK_ROOT",
-)
+FUNCTION, SANDBOX = "AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_LOG_STREAM_NAME"
+ROOT, REGION = "LAMBDA_TASK_ROOT", "AWS_REGION"
 # Of the bucket, in order of precedence; they have to agree, since a store is in one bucket.
 BUCKETS = ("S3_BUCKET", "S3_BUCKET_NAME", "CHROMADB_BUCKET")
 TABLE, QUEUE = "DYNAMODB_TABLE_NAME", "COMPACTION_QUEUE_URL"
@@ -39,17 +36,19 @@ CHROMA = "chroma-server"
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """A Lambda function: its name, the name of the sandbox that it runs in, and the queue of compaction, or ""."""
+    """A Lambda function: its name, its region, and the queue of compaction, or ""."""
 
     function: str
-    sandbox: str
+    region: str
     queue: str
 
 
 def deployment() -> Deployment:
     """Return what the environment says about this function."""
     return Deployment(
-        function=os.environ.get(FUNCTION, ""), sandbox=sandbox(), queue=os.environ.get(QUEUE, "").strip()
+        function=os.environ.get(FUNCTION, ""),
+        region=os.environ.get(REGION, ""),
+        queue=os.environ.get(QUEUE, "").strip(),
     )
 
 
