@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flowbed.records import Embedded, Purpose
     from flowbed.records.events import Handled
     from flowbed.records.precomputed import Ingested, PrecomputedRows
+    from flowbed.services.documents.steps import DocumentSteps
     from flowbed.services.service import Service
     from flowbed.storage import Store
 
@@ -108,6 +109,9 @@ class Project:
 
     def vector_tiers(self) -> list[VectorTier]:
         return []
+
+    def document_steps(self) -> DocumentSteps:
+        raise NotImplementedError
 
     async def write_rows(self, collection: str, rows: PrecomputedRows, **how: Any) -> Ingested:
         raise NotImplementedError

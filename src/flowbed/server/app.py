@@ -14,7 +14,17 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Match, Route
 
 from flowbed.errors import Error, NotFound
-from flowbed.server.api import admin, batches, embeddings, events, files, health, models, search
+from flowbed.server.api import (
+    admin,
+    batches,
+    embeddings,
+    events,
+    files,
+    health,
+    models,
+    search,
+    vector_stores,
+)
 from flowbed.server.api.batch_lines import HttpLineCodec
 from flowbed.server.api.embeddings import DirectRoutes
 from flowbed.server.chroma import CHROMA_ROUTES
@@ -44,6 +54,7 @@ ROUTES: tuple[Callable[[Service], APIRouter], ...] = (
     files.routes,
     batches.routes,
     search.routes,
+    vector_stores.routes,
     events.routes,
     admin.routes,
     health.routes,

@@ -27,6 +27,7 @@ from flowbed.server.app import create_app, working
 from flowbed.server.http.connection import Connection
 from flowbed.server.http.places import Addresses
 from flowbed.services.service import open_service
+from flowbed.services.vector_stores.worker import StoreWorker
 from flowbed.settings import share_counts, traces_wanted
 from flowbed.wiring.process import set_up
 
@@ -243,7 +244,8 @@ async def opened(project: ServeConfig) -> AsyncIterator[tuple[FastAPI, Service]]
             gc.freeze()
             if project.watch:
                 await stack.enter_async_context(_watching(bed))
-            async with working(app, service):
+            stores = service.vector_stores
+            async with working(app, service), StoreWorker(stores.processing, stores.stores.changed):
                 yield app, service
 
 

@@ -11,7 +11,7 @@ from flowbed.errors import NotFound, Rejected
 from flowbed.ledger import FileRow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 
     from flowbed.ledger import Files as FileRows
     from flowbed.storage import Store
@@ -48,9 +48,19 @@ class FileService:
     """Files of many owners; an owner is the id of an API key, or ""."""
 
     def __init__(
-        self, store: Store, rows: FileRows, *, clock: Callable[[], int], secret: Callable[[], str]
+        self,
+        store: Store,
+        rows: FileRows,
+        *,
+        clock: Callable[[], int],
+        secret: Callable[[], str],
+        detach: Callable[[str], Awaitable[object]] | None = None,
     ) -> None:
-        """Keep bytes in `store` and rows in the ledger; `clock` returns µs since 1970, `secret` 32 bytes as text."""
+        """Keep bytes in `store` and rows in the ledger; `clock` returns µs since 1970, `secret` 32 bytes as text.
+
+        `detach` takes a file that is to be deleted out of what uses it.
+        """
+        self._detach = detach
         self._store, self._rows = store, rows
         self._clock, self._secret = clock, secret
         # Uploads in progress of each owner, and their bytes so far: several at once must fit together.
@@ -229,6 +239,8 @@ class FileService:
             await self._rows.create(row)
 
     async def _remove(self, row: FileRow) -> None:
+        if self._detach is not None:
+            await self._detach(row.id)
         # In this order a killed process leaves unreachable bytes, which are swept.
         await self._rows.remove(row.id)
         await self._store.delete([row.key])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flowbed.records.events import Handled
     from flowbed.records.precomputed import Ingested
     from flowbed.records.serving import Serving
+    from flowbed.services.documents.steps import DocumentSteps
     from flowbed.services.keys import KeyService
     from flowbed.storage import Store
 
@@ -78,6 +79,10 @@ class Project(Protocol):
 
     def vector_tiers(self) -> Sequence[VectorTier]:
         """Return the tiers of the vector cache that this process shares with others."""
+        ...
+
+    def document_steps(self) -> DocumentSteps:
+        """Return the steps by which documents are written one by one, for a piece of work of its own."""
         ...
 
     @property

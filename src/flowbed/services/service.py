@@ -14,6 +14,7 @@ from flowbed.services.files import FileService
 from flowbed.services.models import Models
 from flowbed.services.quotas import QuotaService
 from flowbed.services.search import SearchService
+from flowbed.services.vector_stores.service import open_vector_stores
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from flowbed.services.chroma.service import ChromaService
     from flowbed.services.keys import KeyService
     from flowbed.services.project import Project
+    from flowbed.services.vector_stores.service import VectorStoreService
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class Service:
     models: Models
     quotas: QuotaService
     search: SearchService
+    vector_stores: VectorStoreService
 
     async def ready(self) -> list[Health]:
         """Check every dependency: each model embeds a real token, and the ledger is read."""
@@ -55,12 +58,20 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
     """
     serving = bed.serving
     models = await Models.open(bed, serving)
-    files = FileService(bed.store, bed.ledger.files, clock=bed.clock, secret=bed.secret)
+    files = FileService(
+        bed.store,
+        bed.ledger.files,
+        clock=bed.clock,
+        secret=bed.secret,
+        detach=bed.ledger.vector_store_files.detach,
+    )
     async with (
         QuotaService(bed.ledger, tiers=serving.tiers, clock=bed.clock) as quotas,
         EventService(bed) as events,
     ):
         chroma = open_chroma(bed, models, quotas, serving)
+        search = SearchService(bed, models, quotas, serving)
+        vector_stores = open_vector_stores(bed, files, quotas, search, serving)
         try:
             yield Service(
                 bed=bed,
@@ -73,8 +84,10 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
                 keys=bed.keys(),
                 models=models,
                 quotas=quotas,
-                search=SearchService(bed, models, quotas, serving),
+                search=search,
+                vector_stores=vector_stores,
             )
         finally:
+            vector_stores.close()
             await chroma.close()
             await models.close()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flowbed.lanes.contexts import RunContext
     from flowbed.ledger import Ledger
     from flowbed.records.serving import Serving
+    from flowbed.services.documents.steps import DocumentSteps
     from flowbed.services.keys import KeyService
     from flowbed.storage import Store
     from flowbed.wiring.search import Searcher
@@ -146,6 +147,12 @@ class OpenProject:
     def vector_tiers(self) -> list[VectorTier]:
         """Return the tiers of the vector cache that processes share."""
         return self._embedders.shared_tiers()
+
+    def document_steps(self) -> DocumentSteps:
+        """Return the steps by which documents are written one by one, for a piece of work of its own."""
+        from flowbed.services.documents.steps import DocumentSteps
+
+        return DocumentSteps(self._context())
 
     async def bind_store(self, *, again: bool = False) -> None:
         """Bind the store to the ledger, or check that it is bound; `again` binds it even if another ledger had it.

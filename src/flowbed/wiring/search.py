@@ -11,6 +11,7 @@ import numpy as np
 from flowbed.errors import Damaged, NotFound, Rejected
 from flowbed.index.active_space import readable_collections, require_collection, require_same
 from flowbed.index.search import not_searched, search
+from flowbed.records.vector_stores import is_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,6 +83,7 @@ class Searcher:
                 require_same(live, space)
             return [live], {}
         found, damaged = await readable_collections(self._store)
+        found = [live for live in found if not is_store(live.collection)]  # only their owners search them
         searched = [live for live in found if space is None or live.space.fingerprint == space.fingerprint]
         if space is not None and not searched and found:
             raise NotFound(f"no collection is in the space of {space.model} ({space.space8})")

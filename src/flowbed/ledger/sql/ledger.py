@@ -25,9 +25,9 @@ from flowbed.ledger.sql.tables.rollbacks import SqlRollbacks
 from flowbed.ledger.sql.tables.runs import SqlRuns
 from flowbed.ledger.sql.tables.spending import SqlSpending
 from flowbed.ledger.sql.tables.submissions import SqlSubmissions
-from flowbed.ledger.sql.tables.vector_store_files import SqlVectorStoreFiles
-from flowbed.ledger.sql.tables.vector_stores import SqlVectorStores
 from flowbed.ledger.sql.tables.workers import SqlWorkers
+from flowbed.ledger.sql.vector_stores.files import SqlVectorStoreFiles
+from flowbed.ledger.sql.vector_stores.stores import SqlVectorStores
 
 if TYPE_CHECKING:
     from pathlib import Path

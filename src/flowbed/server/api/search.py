@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request, Response
 
 from flowbed.errors import NotFound
+from flowbed.records.vector_stores import is_store
 from flowbed.server.api.openapi import FAILURES, body_of
 from flowbed.server.api.schemas import SearchRequest, SearchResponse, model_of
 from flowbed.server.http.errors import TooLarge
@@ -45,8 +46,11 @@ def routes(service: Service) -> APIRouter:
         if body.collection is not None and not NAME.fullmatch(body.collection):
             # The store would refuse the name with an error of its own.
             raise NotFound(f"there is no collection {body.collection[:REPEATED]!r}")
+        caller = context_of(request.scope).caller
+        if body.collection is not None and is_store(body.collection):
+            await service.vector_stores.stores.get(caller.key or "", body.collection)
         found = await service.search.find(
-            context_of(request.scope).caller,
+            caller,
             body.query,
             collection=body.collection,
             where=body.where,
@@ -61,8 +65,8 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-async def read(request: Request, shape: type[Shape]) -> Shape:
-    """Read a body and validate it against a schema.
+async def read(request: Request, shape: type[Shape], *, nulls: bool = False) -> Shape:
+    """Read a body and validate it against a schema; null fields are left out unless `nulls` says something by them.
 
     Raises:
         TooLarge: it is far larger than a valid one.
@@ -72,4 +76,4 @@ async def read(request: Request, shape: type[Shape]) -> Shape:
     body = await context.read()
     if len(body) > BODY_BYTES:
         raise TooLarge(f"The body of the request has {len(body):,} bytes; this path takes {BODY_BYTES:,}.")
-    return model_of(shape, read_object(body, context.headers.get(b"content-type", b"")))
+    return model_of(shape, read_object(body, context.headers.get(b"content-type", b""), nulls=nulls))

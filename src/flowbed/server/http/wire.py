@@ -55,8 +55,8 @@ def parse(body: bytes, *, content_type: bytes = b"", crossing: bool = False) -> 
     )
 
 
-def read_object(body: bytes, content_type: bytes) -> dict[str, Any]:
-    """Parse a JSON object, leaving out null fields.
+def read_object(body: bytes, content_type: bytes, *, nulls: bool = False) -> dict[str, Any]:
+    """Parse a JSON object, leaving out null fields unless `nulls` says something by them.
 
     Raises:
         Unsupported: the body is not declared as JSON.
@@ -80,7 +80,7 @@ def read_object(body: bytes, content_type: bytes) -> dict[str, Any]:
         ) from error
     if not isinstance(read, dict):
         raise Rejected("The body of the request must be a JSON object.")
-    return {name: value for name, value in read.items() if value is not None}
+    return {name: value for name, value in read.items() if nulls or value is not None}
 
 
 def _input(value: Any) -> Input:

@@ -12,6 +12,7 @@ import orjson
 
 from flowbed.errors import Damaged, NotFound, Rejected
 from flowbed.index.active_space import live_collection
+from flowbed.records.vector_stores import is_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -125,7 +126,8 @@ class CollectionDirectory:
 
     async def all(self) -> list[ChromaCollection]:
         """List every collection, by name."""
-        found = [await self._describe(live) for live in await self._reader.collections()]
+        visible = [live for live in await self._reader.collections() if not is_store(live.collection)]
+        found = [await self._describe(live) for live in visible]
         return [each for each in found if not each.settings.deleted]
 
     async def named(self, name: str) -> ChromaCollection:
@@ -164,6 +166,8 @@ class CollectionDirectory:
 
     async def find(self, name: str) -> ChromaCollection | None:
         """Return a collection by its name; None if there is none, or a client deleted it."""
+        if is_store(name):
+            return None  # only its owner may read it, through the API of vector stores
         read, found = self._read.get(name, (0.0, None))
         if found is None or self._monotonic() - read >= FRESH:
             try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected, Transient
 from flowbed.records.precomputed import PrecomputedRows
+from flowbed.records.vector_stores import is_store
 from flowbed.services.chroma.collections import KEY, CollectionSettings, read_settings
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class CreationService:
                 "Validation error: name: Expected a name containing 3-512 characters from [a-zA-Z0-9._-], starting and"
                 f" ending with a character in [a-zA-Z0-9]. Got: {name[:512]}"
             )
+        if is_store(name):
+            raise Rejected(f"Collection [{name}] cannot have the name of a vector store: choose another one")
         existing = await self._directory.find(name)
         if existing is not None and get_or_create:
             return existing

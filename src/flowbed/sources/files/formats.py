@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from pathlib import PurePosixPath
 
 from flowbed.records.extracts import CODE, EXTRACT
 
@@ -96,3 +97,9 @@ def missing(form: Format) -> str:
     if all(map(is_installed, form.packages)):
         return ""
     return f"reading {form.name} needs packages: pip install 'flowbed[{form.extra}]'"
+
+
+def is_parsed(filename: str) -> bool:
+    """Tell whether a file of this name goes through a parser of documents that is installed."""
+    form = FORMATS.get(PurePosixPath(filename).suffix.lower(), TEXT)
+    return form.kind == EXTRACT and not missing(form)

@@ -1,0 +1,1 @@
+"""Vector stores of the server, their files and file batches."""
