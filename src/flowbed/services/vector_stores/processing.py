@@ -21,7 +21,7 @@ from flowbed.services.batches.job_owner import JobOwner
 from flowbed.services.vector_stores.attached import read_texts
 from flowbed.services.vector_stores.filters import metadata_of
 from flowbed.sources.files.formats import is_parsed
-from flowbed.sources.stored_files import StoredFile, StoredFiles
+from flowbed.sources.files.stored import StoredFile, StoredFiles
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import sqlalchemy as sa
 
 from flowbed.ledger import JobRow
 from flowbed.ledger.rows import JOB_FIXED
+from flowbed.ledger.sql import holds
 from flowbed.ledger.sql.database import Database, records
 from flowbed.ledger.sql.schema import jobs
-from flowbed.ledger.sql.tables import holds
 from flowbed.ledger.text import is_unstorable
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from flowbed.ledger import SubmissionRow
 from flowbed.ledger.rows import SUBMISSION_FIXED
+from flowbed.ledger.sql import holds
 from flowbed.ledger.sql.schema import submissions
-from flowbed.ledger.sql.tables import holds
 from flowbed.ledger.text import escaped, is_unstorable
 
 if TYPE_CHECKING:

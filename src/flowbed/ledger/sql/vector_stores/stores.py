@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from flowbed.ledger.sql import holds
 from flowbed.ledger.sql.database import Database, records
 from flowbed.ledger.sql.schema import vector_store_batches, vector_store_files, vector_stores
-from flowbed.ledger.sql.tables import holds
 from flowbed.ledger.sql.vector_stores.windows import read_window
 from flowbed.ledger.text import escaped, is_unstorable
 from flowbed.ledger.vector_stores import DAY, VectorStoreRow
