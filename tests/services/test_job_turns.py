@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.services.conftest import Provider
-from tests.services.test_jobs import ANYONE, begin, finished, line, outcomes, until
+from tests.services.test_jobs import ANYONE, begin, finished, line, outcomes, until, working
 
 from flowbed.errors import Unavailable
 from flowbed.ledger import JobRow
 from flowbed.records.serving import Caller, EmbeddingsRequest
-from flowbed.server.api.batch_lines import HttpLineCodec
-from flowbed.services.batches import answering, execution, worker
+from flowbed.services.batches import answering, execution, stage
 from flowbed.services.batches.answering import PAUSE
 from flowbed.services.batches.fair_scheduling import jobs_to_yield, next_job
-from flowbed.services.batches.worker import JobWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,13 +108,13 @@ async def test_worker_all_places_taken_by_one_key_runs_the_job_of_another_first(
     opened: Open, project: Project, slow: Slow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No text is sent twice."""
-    monkeypatch.setattr(worker, "AT_ONCE", 3)
+    monkeypatch.setattr(stage, "AT_ONCE", 3)
     async with opened() as service:
         many, few = await key(service, "A"), await key(service, "B")
-        texts = [[f"A{job} {n}" for n in range(60)] for job in range(worker.AT_ONCE + 1)]
+        texts = [[f"A{job} {n}" for n in range(60)] for job in range(stage.AT_ONCE + 1)]
         long = [await begin(service, [line(text, text) for text in each], many) for each in texts]
-        async with JobWorker(service, HttpLineCodec()):
-            await until(service, long[worker.AT_ONCE - 1], lambda job: job.completed)
+        async with working(service):
+            await until(service, long[stage.AT_ONCE - 1], lambda job: job.completed)
             short = await until(service, await begin(service, [line("b", "B")], few), lambda job: job.ended)
             states = [(await service.jobs.get(job.owner, job.id)).state for job in long]
             ended = [await until(service, job, lambda job: job.ended) for job in long]
@@ -130,9 +128,9 @@ async def test_worker_all_places_taken_by_one_key_runs_the_job_of_another_first(
 async def test_worker_job_waiting_for_a_provider_yields(
     opened: Open, project: Project, slow: Slow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "AT_ONCE", 2)
+    monkeypatch.setattr(stage, "AT_ONCE", 2)
     slow.down = True
-    async with opened() as service, JobWorker(service, HttpLineCodec()):
+    async with opened() as service, working(service):
         many, few = await key(service, "A"), await key(service, "B")
         long = [await begin(service, [line("a", f"A{n}")], many) for n in range(3)]
         for job in long[:2]:

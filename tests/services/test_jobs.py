@@ -15,9 +15,11 @@ from flowbed.records.serving import Caller, TierLimits
 from flowbed.server.api.batch_lines import HttpLineCodec
 from flowbed.services.batches import input_lines
 from flowbed.services.batches.output import LineOutcome, OutputParts
-from flowbed.services.batches.worker import JobWorker
+from flowbed.services.batches.stage import BatchJobs, FileRetention
 from flowbed.services.files import FileDescription
 from flowbed.testing.embedder import seeded
+from flowbed.workers.membership import Timing
+from flowbed.workers.opening import BESIDE_REQUESTS, worker_beside_requests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from flowbed.ledger import JobRow
     from flowbed.services.service import Service
+    from flowbed.workers.worker import Worker
 
     Open = Callable[..., AbstractAsyncContextManager[Service]]
 
@@ -61,9 +64,16 @@ async def until(service: Service, job: JobRow, reached: Callable[[JobRow], objec
     return row
 
 
+def working(service: Service, *, timing: Timing = BESIDE_REQUESTS, **how: Any) -> Worker:
+    """Make the worker of a server."""
+    return worker_beside_requests(
+        service, [BatchJobs(service, HttpLineCodec(), **how), FileRetention(service)], timing=timing
+    )
+
+
 async def finished(service: Service, job: JobRow, **how: Any) -> JobRow:
     """Run a worker until a job has ended and its parts are deleted."""
-    async with JobWorker(service, HttpLineCodec(), **how), asyncio.timeout(SECONDS):
+    async with working(service, **how), asyncio.timeout(SECONDS):
         row = await until(service, job, lambda row: row.ended)
         while job.id in await service.bed.store.folders("jobs"):  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.005)
@@ -152,7 +162,7 @@ async def test_job_transient_failures_are_retried(
     monkeypatch.setattr("flowbed.services.batches.answering.WAIT", 0.01)
     provider = next(iter(project.providers.values()))
     provider.failure = Unavailable("down", retry_after=0.01)
-    async with opened() as service, JobWorker(service, HttpLineCodec()):
+    async with opened() as service, working(service):
         job = await begin(service, [line("a"), line("b", "FLAKY")])
         await until(service, job, lambda row: len(provider.sent) > 10)
         assert (await service.jobs.get("", job.id)).line == 0
@@ -266,7 +276,7 @@ async def test_job_limit_lowered_later_skips_no_line(opened: Open, project: Proj
     next(iter(project.providers.values())).failure = Unavailable("down", retry_after=0.01)
     async with opened() as service:
         job = await begin(service, lines)
-        async with JobWorker(service, HttpLineCodec()):
+        async with working(service):
             await until(service, job, lambda row: row.state == "in_progress")
     next(iter(project.providers.values())).failure = None
     async with opened(body_bytes=500) as service:
@@ -312,7 +322,7 @@ async def test_job_beyond_the_tiers_queued_tokens_fails_with_its_code(opened: Op
         waiting = [line(f"c{n}", "x" * 80) for n in range(4)]
         first = await begin(service, waiting, caller)
         second = await begin(service, waiting, caller)
-        async with JobWorker(service, HttpLineCodec()):
+        async with working(service):
             ended = await until(service, second, lambda row: row.ended)
             first = await until(service, first, lambda row: row.ended)
         again = await finished(service, await begin(service, waiting, caller))
@@ -364,7 +374,7 @@ async def test_job_expires_after_its_window_and_lists_unanswered_lines(
     opened: Open, project: Project
 ) -> None:
     next(iter(project.providers.values())).failure = Unavailable("down", retry_after=0.01)
-    async with opened() as service, JobWorker(service, HttpLineCodec()):
+    async with opened() as service, working(service):
         job = await begin(service, [line("a"), line("b")])
         await until(service, job, lambda row: row.state == "in_progress")
         project.now.advance(seconds=DAY)
@@ -416,7 +426,7 @@ async def test_running_job_of_a_revoked_key_keeps_answers_and_lists_the_rest(
 async def test_waiting_job_of_a_revoked_key_is_cancelled(opened: Open, project: Project) -> None:
     provider = project.providers["first:small"]
     provider.failure = Unavailable("down", retry_after=0.01)
-    async with opened() as service, JobWorker(service, HttpLineCodec()):
+    async with opened() as service, working(service):
         caller = await key_of(service)
         job = await begin(service, [line("a")], caller)
         await until(service, job, lambda row: row.state == "in_progress")
@@ -473,9 +483,9 @@ async def test_job_many_workers_send_each_text_once(opened: Open, project: Proje
             for at in range(3)
         ]
         async with (
-            JobWorker(service, HttpLineCodec()),
-            JobWorker(service, HttpLineCodec()),
-            JobWorker(service, HttpLineCodec()),
+            working(service),
+            working(service),
+            working(service),
         ):
             ended = [await until(service, job, lambda row: row.ended) for job in jobs]
         for job in ended:
@@ -491,11 +501,11 @@ async def test_job_of_a_dead_process_is_taken_over_at_once(opened: Open, project
         now = project.clock()
         for each in (job, other):
             await project.ledger.jobs.hold(each.id, worker="before", now=now, until=now + 30_000_000)
-        async with JobWorker(service, HttpLineCodec()) as working:
-            await working.look()
+        async with working(service) as worker:
+            await worker.sweep()
             assert (await service.jobs.get("", job.id)).worker == "before"
             project.ended.add("before")
-            await working.look()
+            await worker.sweep()
             assert (await until(service, job, lambda row: row.ended)).state == "completed"
         project.ended.clear()
         late = await begin(service, [line("c")])
@@ -511,7 +521,7 @@ async def test_job_interrupted_anywhere_answers_each_line_once(opened: Open, pro
     async with opened() as service:
         job = await begin(service, [line(f"c{n}", text) for n, text in enumerate(texts)])
         for _ in range(8):
-            async with JobWorker(service, HttpLineCodec()):
+            async with working(service):
                 await asyncio.sleep(0.02)
             row = await service.jobs.get("", job.id)
             assert row.ended or row.worker == ""
@@ -532,10 +542,10 @@ async def test_job_gets_turns_on_a_busy_server(opened: Open) -> None:
 async def test_failing_job_blocks_no_other_and_is_retried(
     opened: Open, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flowbed.services.batches import execution, worker
+    from flowbed.services.batches import execution
+    from flowbed.workers import worker
 
     monkeypatch.setattr(worker, "RETRY", 0.01)
-    monkeypatch.setattr(worker, "LOOK_SECONDS", 0.01)
     done = execution.JobExecution.run
     broken = 3
 
@@ -549,7 +559,7 @@ async def test_failing_job_blocks_no_other_and_is_retried(
     monkeypatch.setattr(execution.JobExecution, "run", run)
     async with opened() as service:
         job, other = await begin(service, [line("a")]), await begin(service, [line("b")])
-        async with JobWorker(service, HttpLineCodec()):
+        async with working(service, timing=Timing(sweep=0.01, grace=0)):
             assert (await until(service, other, lambda row: row.ended)).state == "completed"
             assert (await until(service, job, lambda row: row.ended)).state == "completed"
     assert broken == 0
@@ -559,11 +569,11 @@ async def test_sweep_deletes_parts_of_ended_jobs_only(opened: Open, project: Pro
     async with opened() as service:
         ended, waiting = await begin(service, [line("a")]), await begin(service, [line("b")])
         await service.jobs.cancel("", ended.id)
-        async with JobWorker(service, HttpLineCodec()) as working:
+        async with working(service):
             await until(service, waiting, lambda row: row.ended)
             await until(service, ended, lambda row: row.ended)
         late = await begin(service, [line("c")])
         for job in (ended, late):
             await OutputParts(project.store, job.id).write(0, [LineOutcome(text=_line("c"), failed=False)])
-        await working.sweep()
+        await FileRetention(service).run("")
         assert await project.store.folders("jobs") == [late.id]

@@ -49,10 +49,10 @@ class Workers(Protocol):
         """Return the workers, oldest first."""
         ...
 
-    async def reap(self, worker: str, *, by: str, silent: int) -> bool:
+    async def reap(self, worker: str, *, by: str, silent: int, lost: int) -> bool:
         """Take on the work of a worker that has been silent for this long (µs): one reaper at a time.
 
-        False if it has beaten since, or is gone, or another took its work on and has not been silent for as long.
+        False if it has beaten since, or is gone, or another took its work on and has not been silent for `lost` µs.
         """
         ...
 

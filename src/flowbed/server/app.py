@@ -34,7 +34,8 @@ from flowbed.server.http.gate import Gate, Load
 from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import RawResponse
 from flowbed.server.metrics import Metrics
-from flowbed.services.batches.worker import JobWorker
+from flowbed.services.batches.stage import BatchJobs, FileRetention
+from flowbed.workers.opening import worker_beside_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from flowbed.server.http.request_context import RequestContext
     from flowbed.server.tracing import Tracing
     from flowbed.services.service import Service
+    from flowbed.workers.worker import Worker
 
 # The route modules of `server.api`, in the order of the OpenAPI document, and those of Chroma's API, which has its own.
 ROUTES: tuple[Callable[[Service], APIRouter], ...] = (
@@ -145,11 +147,12 @@ def create_app(
     return app
 
 
-def working(app: FastAPI, service: Service, *, clock: Callable[[], float] = time.perf_counter) -> JobWorker:
+def working(app: FastAPI, service: Service, *, clock: Callable[[], float] = time.perf_counter) -> Worker:
     """Create the worker that executes the application's batches; `clock` is the application's."""
     load: Load = app.state.load
     metrics: Metrics = app.state.metrics
-    return JobWorker(service, HttpLineCodec(), busy=lambda: load.is_busy(clock()), done=metrics.lines)
+    batches = BatchJobs(service, HttpLineCodec(), busy=lambda: load.is_busy(clock()), done=metrics.lines)
+    return worker_beside_requests(service, [batches, FileRetention(service)])
 
 
 def _methods(routes: Sequence[BaseRoute], scope: Any) -> list[str]:

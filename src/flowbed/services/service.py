@@ -14,6 +14,7 @@ from flowbed.services.files import FileService
 from flowbed.services.models import Models
 from flowbed.services.quotas import QuotaService
 from flowbed.services.search import SearchService
+from flowbed.services.stages import Hints
 from flowbed.services.vector_stores.service import open_vector_stores
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Service:
     embeddings: EmbeddingService
     events: EventService
     files: FileService
+    hints: Hints
     jobs: JobService
     keys: KeyService
     models: Models
@@ -58,6 +60,7 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
     """
     serving = bed.serving
     models = await Models.open(bed, serving)
+    hints = Hints()
     files = FileService(
         bed.store,
         bed.ledger.files,
@@ -80,7 +83,8 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
                 embeddings=EmbeddingService(models, quotas, serving),
                 events=events,
                 files=files,
-                jobs=JobService(bed.ledger.jobs, files, clock=bed.clock, secret=bed.secret),
+                hints=hints,
+                jobs=JobService(bed.ledger.jobs, files, clock=bed.clock, secret=bed.secret, hints=hints),
                 keys=bed.keys(),
                 models=models,
                 quotas=quotas,

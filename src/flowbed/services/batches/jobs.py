@@ -1,4 +1,4 @@
-"""The jobs of the Batch API as their owners see them; `worker` executes them."""
+"""The jobs of the Batch API as their owners see them; `stage` executes them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import orjson
 
 from flowbed.errors import Conflict, NotFound, Rejected
 from flowbed.ledger import JobRow
+from flowbed.records.tasks import Task
 from flowbed.services.batches.input_lines import ENDPOINT
 from flowbed.services.files import BATCH, IDS, KEPT_MOST, new_id
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from flowbed.ledger import Jobs as JobRows
     from flowbed.records.serving import Caller
     from flowbed.services.files import FileService
+    from flowbed.services.stages import Hints
 
+# The workflow that executes jobs, and its queue.
+WORKFLOW, QUEUE = "job", "jobs"
 WINDOW = "24h"
 WINDOW_US = 86_400_000_000
 
@@ -27,12 +31,20 @@ class JobService:
     """Jobs of many owners; an owner is the id of an API key, or ""."""
 
     def __init__(
-        self, rows: JobRows, files: FileService, *, clock: Callable[[], int], secret: Callable[[], str]
+        self,
+        rows: JobRows,
+        files: FileService,
+        *,
+        clock: Callable[[], int],
+        secret: Callable[[], str],
+        hints: Hints,
     ) -> None:
-        """Use the ledger's jobs and the files; `clock` returns µs since 1970, `secret` 32 random bytes as text."""
-        self._rows, self._files = rows, files
+        """Use the ledger's jobs and the files; `clock` returns µs since 1970, `secret` 32 random bytes as text.
+
+        `hints` are told of new work.
+        """
+        self._rows, self._files, self._hints = rows, files, hints
         self._clock, self._secret = clock, secret
-        self.changed = asyncio.Event()  # set when there is new work
         self.queueing = asyncio.Lock()  # held while checking whether a job fits into its owner's queue
 
     async def create(
@@ -71,7 +83,7 @@ class JobService:
             keep=KEPT_MOST if keep is None else keep,
         )
         await self._rows.create(row)
-        self.changed.set()
+        self._hints(task_of(row))
         return row
 
     async def get(self, owner: str, id: str) -> JobRow:  # noqa: A002 - the record's own field
@@ -108,7 +120,7 @@ class JobService:
         if row is None or row.ended:
             state = "gone" if row is None else row.state
             raise Conflict(f"Cannot cancel a batch with status '{state}'.")
-        self.changed.set()
+        self._hints(task_of(row))
         return row
 
     async def counts(self) -> dict[str, int]:
@@ -118,3 +130,8 @@ class JobService:
             for row in page:
                 found[row.state] = found.get(row.state, 0) + 1
         return found
+
+
+def task_of(row: JobRow) -> Task:
+    """Return the task of a job; owners take turns."""
+    return Task(workflow=WORKFLOW, key=row.id, queue=QUEUE, partition=row.owner)

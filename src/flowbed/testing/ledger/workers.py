@@ -62,15 +62,15 @@ class WorkersContract:
         rows = of(ledger)
         for name in ("dead", "w1", "w2"):
             await rows.beat(worker(name))
-        assert not await rows.reap("dead", by="w1", silent=HOUR)
-        assert not await rows.reap("unknown", by="w1", silent=0)
+        assert not await rows.reap("dead", by="w1", silent=HOUR, lost=HOUR)
+        assert not await rows.reap("unknown", by="w1", silent=0, lost=0)
         await asyncio.sleep(0.3)
         for name in ("w1", "w2"):
             await rows.beat(worker(name))
-        assert await rows.reap("dead", by="w1", silent=300_000)
-        assert await rows.reap("dead", by="w1", silent=300_000)
-        assert not await rows.reap("dead", by="w2", silent=300_000)
-        assert await rows.reap("dead", by="w2", silent=0)  # by which w1 has been silent for long enough too
+        assert await rows.reap("dead", by="w1", silent=300_000, lost=HOUR)
+        assert await rows.reap("dead", by="w1", silent=300_000, lost=HOUR)
+        assert not await rows.reap("dead", by="w2", silent=300_000, lost=HOUR)
+        assert await rows.reap("dead", by="w2", silent=300_000, lost=0)  # w1 counts as lost
         await rows.beat(worker("dead"))
         assert {each.reaper for each in await rows.all()} == {""}
 

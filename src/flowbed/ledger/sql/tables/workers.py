@@ -71,10 +71,10 @@ class SqlWorkers:
         )
         return await self._database.fetch(WorkerRow, query)
 
-    async def reap(self, worker: str, *, by: str, silent: int) -> bool:
+    async def reap(self, worker: str, *, by: str, silent: int, lost: int) -> bool:
         """Take on the work of a worker that has been silent for this long."""
         reapers = workers.alias()
-        living = sa.select(reapers.c.id).where(reapers.c.beat > NOW - silent)
+        living = sa.select(reapers.c.id).where(reapers.c.beat > NOW - lost)
         statement = (
             sa.update(workers)
             .where(

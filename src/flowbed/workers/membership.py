@@ -1,0 +1,211 @@
+"""What workers do for each other: they beat, and take over the work of those that have died."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Error
+from flowbed.ledger import DeadLetter
+from flowbed.ledger.workers import DEATHS, PAUSED, WorkerRow
+from flowbed.telemetry import log
+from flowbed.workers import ENDED, UNFINISHED, State
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from flowbed.ledger import DeadLetters
+    from flowbed.ledger.workers import Workers
+    from flowbed.records.tasks import Task
+    from flowbed.workers import Engine, Limits
+    from flowbed.workers.outage import Outage
+
+# A worker that has not beaten without a gap for this many times the silence of a dead one reaps nobody: after an outage
+# of the ledger all beats are old, and the living would be taken for dead.
+GRACE = 1.5
+# Workers that may die at a task before it is given up: it may be what kills them.
+DEATHS_MOST = 3
+# Dead letters of tasks are of this kind.
+TASK = "task"
+# Seconds between two deletions of ended entries, which are kept for a day.
+CLEAN, KEPT = 3_600, 86_400
+PAGE = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Seconds: between two beats, until a silent worker counts as dead, between two sweeps and two audits.
+
+    `grace` is how long running tasks may take to end when the worker leaves.
+    """
+
+    beat: float = 2.0
+    dead: float = 10.0
+    sweep: float = 5.0
+    audit: float = 30.0
+    grace: float = 25.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Care:
+    """What is done about the dead: `dead` tells by name whether a process of this machine has ended.
+
+    `relieve` takes from a worker what it holds in the ledger. What killed too many workers goes into `letters`.
+    """
+
+    dead: Callable[[str], bool]
+    relieve: Callable[[str], Awaitable[None]]
+    letters: DeadLetters
+
+
+class Membership:
+    """One worker among others: it says that it lives, and looks after those that do not."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        rows: Workers,
+        care: Care,
+        timing: Timing,
+        queues: Mapping[str, Limits],
+        version: str,
+        engine: Callable[[], Engine],
+        running: Mapping[str, Task],
+        outage: Outage,
+        clock: Callable[[], int],
+        monotonic: Callable[[], float],
+    ) -> None:
+        """Be the worker `name`, whose `running` tasks are shown; `clock` returns µs since 1970."""
+        self._name, self._rows, self._care, self._timing = name, rows, care, timing
+        self._queues, self._version, self._engine = queues, version, engine
+        self._running, self._outage = running, outage
+        self._clock, self._monotonic = clock, monotonic
+        self._last = self._unbroken = self._audited = float("-inf")
+        self.state = "running"
+        self.paused: frozenset[str] = frozenset()
+        self.deaths: Mapping[str, int] = {}
+
+    async def keep_beating(self) -> None:
+        """Beat, and look after the others, until cancelled; an outage of the ledger is waited for."""
+        while True:
+            try:
+                await self.beat()
+                await self.look()
+            except Error as error:
+                self._outage.failed(error)
+            except Exception as error:  # noqa: BLE001 - the next beat may succeed
+                log.warning("cannot look after other workers, will try again: %s", error)
+            await asyncio.sleep(self._timing.beat)
+
+    async def beat(self) -> None:
+        """Say that this worker lives, and read what is paused.
+
+        Raises:
+            Transient: the ledger cannot be reached.
+        """
+        host, pid, *_ = self._name.rsplit("/", 3)
+        await self._rows.beat(
+            WorkerRow(
+                id=self._name,
+                host=host,
+                pid=int(pid) if pid.isdigit() else 0,
+                version=self._version,
+                queues=json.dumps({name: each.worker for name, each in self._queues.items()}),
+                running=json.dumps(list(self._running)),
+                state=self.state,
+            )
+        )
+        now = self._monotonic()
+        if now - self._last > self._timing.dead / 2:
+            self._unbroken = now
+        self._last = now
+        self._outage.over()
+        self.paused = frozenset(await self._rows.marks(PAUSED))
+        self.deaths = await self._rows.marks(DEATHS)
+
+    async def look(self) -> None:
+        """Take over the work of the dead; once in a while, look for lost tasks and delete ended ones.
+
+        Raises:
+            Transient: the ledger or the engine cannot be reached.
+        """
+        others = [row for row in await self._rows.all() if row.id != self._name]
+        for row in others:
+            if silence := self._silence_of_the_dead(row):
+                await self._reap(row, silence)
+        now = self._monotonic()
+        if now - self._audited >= self._timing.audit:
+            self._audited = now
+            if lost := await self._engine().resume(self._name):
+                log.warning("%d tasks that this worker had lost are enqueued again", lost)
+            await self._hand_over({row.version for row in others})
+            if await self._rows.turn("clean", every=CLEAN * 1_000_000):
+                await self._clean()
+
+    def _silence_of_the_dead(self, row: WorkerRow) -> int:
+        """Return for how long a dead worker has been silent (µs), 0 for one that may live."""
+        if row.host == socket.gethostname() and self._care.dead(row.id):
+            return 1  # its process is gone: there is nothing to wait for
+        silence = round(self._timing.dead * 1e6)
+        steady = self._monotonic() - self._unbroken >= GRACE * self._timing.dead
+        return silence if steady and row.silent >= silence else 0
+
+    async def _reap(self, row: WorkerRow, silence: int) -> None:
+        """Enqueue again what a dead worker had, except what has killed too many."""
+        lost = round(self._timing.dead * 1e6)
+        if not await self._rows.reap(row.id, by=self._name, silent=silence, lost=lost):
+            return
+        engine = self._engine()
+        had = {
+            entry.task.id: entry.id for entry in await engine.list({State.RUNNING}, worker=row.id, limit=PAGE)
+        }
+        deaths = await self._rows.add(DEATHS, had)
+        given_up = [name for name in had if deaths[name] >= DEATHS_MOST]
+        if given_up:
+            await self._care.letters.add([self._letter(name, deaths[name]) for name in given_up])
+            await engine.delete([had[name] for name in given_up])
+        await self._care.relieve(row.id)
+        resumed = await engine.resume(row.id)
+        await self._rows.remove(row.id)
+        log.warning("worker %s has died: %d of its tasks are enqueued again", row.id, resumed)
+
+    def _letter(self, task: str, deaths: int) -> DeadLetter:
+        return DeadLetter(
+            kind=TASK,
+            owner="workers",
+            subject=task,
+            reason=f"{deaths} workers died while they ran it, so it may be what kills them; the log of their machines"
+            " says what of, often that memory ran out",
+            at=self._clock(),
+        )
+
+    async def _hand_over(self, living: set[str]) -> None:
+        """Delete entries for versions of which no worker lives; the sweep enqueues what of them still waits."""
+        engine = self._engine()
+        known = {self._version, *living}
+        old = [entry.id for entry in await engine.list(UNFINISHED, limit=PAGE) if entry.version not in known]
+        if old:
+            await engine.delete(old)
+            log.warning("%d tasks of another version of Flowbed are enqueued for this one", len(old))
+
+    async def _clean(self) -> None:
+        """Delete entries that ended a day ago, so that the engine's tables do not grow for ever."""
+        before = self._clock() - KEPT * 1_000_000
+        while ended := await self._engine().list(ENDED, ended_before=before, limit=PAGE):
+            await self._engine().delete([entry.id for entry in ended])
+
+    async def survived(self, task: Task) -> None:
+        """Forget who died at a task, now that it has succeeded."""
+        if task.id in self.deaths:
+            await self._rows.unmark(DEATHS, [task.id])
+
+    async def leave(self) -> None:
+        """Leave the others; whoever finds the ledger away is found dead instead."""
+        try:
+            await self._rows.remove(self._name)
+        except Error as error:
+            log.warning("cannot leave the other workers, they will find out: %s", error)
