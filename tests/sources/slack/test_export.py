@@ -56,6 +56,13 @@ def write(export: Path, day: str, messages: list[Any] | str, channel: str = "ops
     (export / channel / f"{day}.json").write_text(text)
 
 
+def zipped(export: Path, archive: Path) -> Path:
+    with zipfile.ZipFile(archive, "w") as target:
+        for path in export.rglob("*.json"):
+            target.write(path, path.relative_to(export))
+    return archive
+
+
 def read(fetched: list[Page]) -> dict[str, list[str]]:
     """Return the lines of each document."""
     return {
@@ -163,6 +170,35 @@ async def test_folder_without_channel_is_read_under_its_name(export: Path) -> No
     ]
 
 
+@pytest.mark.parametrize("packed", [False, True])
+async def test_files_that_may_have_messages_but_are_no_days_are_named(
+    export: Path, tmp_path: Path, packed: bool
+) -> None:
+    """Known files without messages are not, nor uploads, nor those of channels that are not wanted."""
+    write(export, "2026-01-05", [message(f"{DAY_ONE}.000100")])
+    for name in ("2026-01-05 (1)", "January", "canvas_in_the_conversation"):
+        write(export, name, [message(f"{DAY_ONE}.000200")])
+    write(export, "all", [], channel="unlisted")
+    write(export, "F1", [], channel="attachments")
+    (export / "integration_logs.json").write_text("[]")
+    (export / "messages.json").write_text("[]")
+    fetched = await pages(opened(zipped(export, tmp_path / "export.zip") if packed else export))
+    assert [each.partition(": ")[0] for each in problems(fetched)] == [
+        "messages.json",
+        "ops/2026-01-05 (1).json, ops/January.json",
+        "unlisted/all.json",
+    ]
+    assert "rename those with messages" in problems(fetched)[0]
+    assert (list(read(fetched)), fetched[-1].complete) == (["C1/d/2026-01-05"], True)
+    write(export, "2026-01-06", [], channel="general")
+    wanted = opened(export, channels=["general"])
+    assert [each.partition(": ")[0] for each in problems(await pages(wanted))] == [
+        "general/",
+        "messages.json",
+        "unlisted/all.json",
+    ]
+
+
 async def test_direct_messages_are_called_after_their_members(export: Path) -> None:
     (export / "dms.json").write_text('[{"id": "D1", "members": ["U1", "U2"]}]')
     write(export, "2026-01-05", [message(f"{DAY_ONE}.000100")], channel="D1")
@@ -198,12 +234,12 @@ async def test_zip_file_gives_the_same_documents(export: Path, tmp_path: Path, t
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
         for name in ("channels.json", "users.json", "__uploads/picture.json", "ops/2026-01-05.json"):
             target.write(export / name, f"{top}{name}")
-    folder, zipped = await pages(opened(export)), await pages(opened(archive))
+    folder, packed = await pages(opened(export)), await pages(opened(archive))
     assert [(each.document, each.etag) for each in entries(folder)] == [
-        (each.document, each.etag) for each in entries(zipped)
+        (each.document, each.etag) for each in entries(packed)
     ]
-    assert read(folder) == read(zipped) != {}
-    assert [each.entries for each in await pages(opened(archive), zipped[-1].cursor)] == [()]
+    assert read(folder) == read(packed) != {}
+    assert [each.entries for each in await pages(opened(archive), packed[-1].cursor)] == [()]
 
 
 async def test_zip_file_of_a_bomb_is_refused_before_it_is_unpacked(export: Path, tmp_path: Path) -> None:

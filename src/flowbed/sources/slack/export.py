@@ -14,7 +14,7 @@ import orjson
 
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Entry, Page, Problem, canonical
-from flowbed.records.values import suggestion
+from flowbed.records.values import listing, suggestion
 from flowbed.sources.paging import in_pages, in_threads
 from flowbed.sources.slack.links import linked_in_export
 from flowbed.sources.slack.messages import (
@@ -32,13 +32,16 @@ from flowbed.sources.slack.messages import (
 from flowbed.sources.slack.text import Names
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 
     from flowbed.records import Document, Linked
     from flowbed.sources.slack.export_files import ExportFiles, OpenedExport
 
 # Of one file, these are reported one by one, and the others as a number.
 MOST_PROBLEMS = 20
+
+# Files that a message names; the others are counted.
+NAMED = 3
 
 # A file may be written again within one tick of the file system's clock, 2 s on FAT; older times are reliable.
 CLOCK_TICK_NS = 2_000_000_000
@@ -101,6 +104,7 @@ class Export:
         lists = _Lists(export)
         chosen = self._chosen(lists.channels)
         yield from ((problem, 0) for problem in lists.problems)
+        yield from ((problem, 0) for problem in _unread(export, lists.channels.keys() - chosen.keys()))
         names = Names(users=lists.users, channels={each.id: each.name for each in lists.channels.values()})
         for folder, days in export.days.items():
             if folder not in chosen:
@@ -143,6 +147,19 @@ class Export:
 
     def _read(self, channel: Channel, key: str, raw: Sequence[bytes], names: Names) -> Document:
         return read_document(channel, key, [orjson.loads(each) for each in raw], names, self.base)
+
+
+def _unread(export: OpenedExport, unwanted: Collection[str]) -> Iterator[Problem]:
+    """Name the files that are not read, although they may have messages; `unwanted` are folders of other channels."""
+    for folder, names in export.unread.items():
+        if folder in unwanted:
+            continue
+        reason = (
+            "not read: files of an export are named after days, such as general/2026-01-31.json; rename those with"
+            " messages, or move them away"
+        )
+        subject = listing(names, none="none", most=NAMED)
+        yield Problem(subject=subject, reason=reason, skipped=True)
 
 
 def _read_day(

@@ -19,9 +19,23 @@ from flowbed.sources.locations import located
 from flowbed.sources.parsing import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 LISTS = ("channels.json", "groups.json", "dms.json", "mpims.json", "users.json", "org_users.json")
+
+# Files of exports without messages, of Slack's and of programs that make exports, and folders with uploads.
+OTHERS = frozenset(
+    {
+        "canvas_in_the_conversation.json",
+        "canvases.json",
+        "emoji.json",
+        "file_conversations.json",
+        "huddle_transcripts.json",
+        "integration_logs.json",
+        "lists.json",
+    }
+)
+UPLOADS = frozenset({"__uploads", "attachments", "files"})
 
 # A day of the busiest channels has a tenth of it; a zip file may hold a file of any size in few bytes.
 LARGEST_BYTES = 64 * 2**20
@@ -66,11 +80,13 @@ class ExportFiles:
 class OpenedExport:
     """An export that is being read: its lists and its channels' days, each in order, and what changes with them.
 
-    `newest` is the time (ns since 1970) at which a file of it was last changed.
+    `unread` are other JSON files, which may have messages, by their folders; the top is empty. `newest` is the time (ns
+    since 1970) at which a file of it was last changed.
     """
 
     lists: frozenset[str]
     days: dict[str, list[str]]
+    unread: dict[str, list[str]]
     stamps: list[list[Any]]
     newest: int
     content: Callable[[str], bytes]
@@ -110,25 +126,21 @@ def _checked(location: str, opened: OpenedExport) -> OpenedExport:
 
 
 def _of_folder(top: Path) -> OpenedExport:
-    lists: set[str] = set()
-    days: dict[str, list[str]] = {}
-    stamps: list[list[Any]] = []
+    paths: dict[str, Path] = {}
     for path in sorted(top.iterdir()):
         if path.is_dir() and not path.name.startswith("."):
-            files = sorted(each for each in path.iterdir() if _DAY.fullmatch(each.name))
-            if files:
-                days[path.name] = [f"{path.name}/{each.name}" for each in files]
-                stamps += [_stamp(each, top) for each in files]
-        elif path.name in LISTS:
-            lists.add(path.name)
-            stamps.append(_stamp(path, top))
+            paths |= {f"{path.name}/{each.name}": each for each in sorted(path.iterdir())}
+        else:
+            paths[path.name] = path
+    lists, days, unread = _sorted_out(paths)
+    used = [*lists, *(name for found in (days, unread) for names in found.values() for name in names)]
 
     def content(name: str) -> bytes:
         path = top / name
         _require_modest(path.stat().st_size)
         return path.read_bytes()
 
-    return _opened(lists, days, stamps, content)
+    return _opened(lists, days, unread, [_stamp(paths[name], top) for name in sorted(used)], content)
 
 
 def _of_zip(archive: zipfile.ZipFile, path: Path) -> OpenedExport:
@@ -136,29 +148,47 @@ def _of_zip(archive: zipfile.ZipFile, path: Path) -> OpenedExport:
     # Some pack the folder itself, so that everything lies in one folder more.
     tops = sorted((str(PurePosixPath(name).parent) for name in members if Path(name).name in LISTS), key=len)
     top = "" if not tops or tops[0] == "." else f"{tops[0]}/"
-    lists: set[str] = set()
-    days: dict[str, list[str]] = {}
-    for name in sorted(members):
-        inner = name.removeprefix(top) if name.startswith(top) else ""
-        folder, _, file = inner.rpartition("/")
-        if inner in LISTS:
-            lists.add(inner)
-        elif folder and "/" not in folder and _DAY.fullmatch(file):
-            days.setdefault(folder, []).append(inner)
+    lists, days, unread = _sorted_out(
+        name.removeprefix(top) for name in sorted(members) if name.startswith(top)
+    )
 
     def content(name: str) -> bytes:
         member = members[f"{top}{name}"]
         _require_modest(member.file_size)
         return archive.read(member)
 
-    return _opened(lists, days, [_stamp(path, path.parent)], content)
+    return _opened(lists, days, unread, [_stamp(path, path.parent)], content)
+
+
+def _sorted_out(paths: Iterable[str]) -> tuple[set[str], dict[str, list[str]], dict[str, list[str]]]:
+    """Return the lists of an export, its days by their folders, and other JSON files by theirs."""
+    lists: set[str] = set()
+    days: dict[str, list[str]] = {}
+    unread: dict[str, list[str]] = {}
+    for path in paths:
+        folder, _, file = path.rpartition("/")
+        if path in LISTS:
+            lists.add(path)
+        elif "/" in folder or folder in UPLOADS or file in OTHERS or not file.endswith(".json"):
+            continue
+        elif folder and _DAY.fullmatch(file):
+            days.setdefault(folder, []).append(path)
+        else:
+            unread.setdefault(folder, []).append(path)
+    return lists, days, unread
 
 
 def _opened(
-    lists: set[str], days: dict[str, list[str]], stamps: list[list[Any]], content: Callable[[str], bytes]
+    lists: set[str],
+    days: dict[str, list[str]],
+    unread: dict[str, list[str]],
+    stamps: list[list[Any]],
+    content: Callable[[str], bytes],
 ) -> OpenedExport:
     newest = max((max(stamp[2:4]) for stamp in stamps), default=0)
-    return OpenedExport(lists=frozenset(lists), days=days, stamps=stamps, newest=newest, content=content)
+    return OpenedExport(
+        lists=frozenset(lists), days=days, unread=unread, stamps=stamps, newest=newest, content=content
+    )
 
 
 def _stamp(path: Path, top: Path) -> list[Any]:
