@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -141,3 +142,23 @@ async def test_why_link_of_an_issue_or_a_note_names_its_chunks(project: Project)
         )
         assert "7#9 was not there when the project was last read" in await reason(bed, f"{web}/-/issues/9")
         assert "no source of this project" in await reason(bed, f"{url}/web/other/-/issues/1")
+
+
+async def test_why_link_of_an_issue_of_a_dump_names_its_chunks(project: Project) -> None:
+    gitlab = GitLab()
+    iid = gitlab.post("issues", "Login fails", "It hangs.")
+    note = gitlab.note("issues", iid, "clear the cookies " * 30)
+    internal = gitlab.note("issues", iid, "for us", internal=True)
+    (project.folder / "dump.json").write_text(json.dumps(gitlab.dump()))
+    async with await project.open() as bed:
+        await bed.add("tracker", kind="gitlab", location="dump.json")
+        await bed.run()
+        web = f"{gitlab.url}/web/app/-/issues"
+        (held,) = await bed.why(f"{web}/1#note_{note}")
+        assert held.chunk.id == f"tracker#7#1#note_{note}#00000"
+        hidden = f"source tracker: {internal} is not in 7#1: dump.json was made before it was written, or it is hidden"
+        assert (await reason(bed, f"{web}/1#note_{internal}")).startswith(hidden)
+        assert await reason(bed, f"{web}/9") == (
+            "source tracker: dump.json does not have it: it was made before, or without what the link is of"
+        )
+        assert "no source of this project" in await reason(bed, "https://github.example/web/app/issues/1")

@@ -35,10 +35,12 @@ PAGE = 2
 ISSUES = 3
 CHANGES = (
     "post", "edit", "delete", "note", "note", "note", "edit_note", "delete_note", "delete_note", "wiki", "delete_wiki",
-    "hide", "show", "bulk", "import", "internal", "wait",
+    "hide", "show", "bulk", "import", "internal", "wait", "delete_newest", "delete_newest",
 )  # fmt: skip
 CHANGE = st.tuples(st.sampled_from(CHANGES), st.integers(0, ISSUES))
-FAULT = st.tuples(st.sampled_from(["lose", "storm", "cut", "kill", "reset", "reset"]), st.integers(0, 5))
+FAULT = st.tuples(
+    st.sampled_from(["lose", "storm", "cut", "kill", "kill", "kill", "reset", "reset"]), st.integers(0, 5)
+)
 WAIT = st.sampled_from([0, 1, 20, 61, 400, 4_000])
 FETCH = st.sampled_from(["fetch", "fetch", "sweep"])
 
@@ -91,7 +93,9 @@ class World:
         if name in simple:
             simple[name]()
         elif kinds:
-            self._change_one(name, *kinds[number % len(kinds)], number)
+            newest = max((iid for kind, iid in kinds if kind == kinds[0][0]), default=0)
+            one = (kinds[0][0], newest) if name == "delete_newest" else kinds[number % len(kinds)]
+            self._change_one(name.removesuffix("_newest"), *one, number)
 
     def _bulk(self) -> None:
         """Edit everything at one time, so that a page is not enough for it."""
@@ -287,6 +291,15 @@ STORED = {
                 Round(),
             )
         ),
+    ],
+    "what was stored before its cursor, and deleted then, is gone": [
+        each
+        for kill in range(6)
+        for each in (
+            Round([(("import", 0), 400), (("wiki", kill), 1)], faults=[("kill", kill)]),
+            Round([(("delete_newest", 0), 1)] * 4 + [(("delete_wiki", kill), 1)]),
+            Round(fetch="sweep"),
+        )
     ],
     "an issue that becomes confidential is gone": [
         Round([(("hide", 0), 400), (("internal", 1), 1)]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,9 @@ async def why_link(context: Context, link: str, feeds: Mapping[str, ConfiguredSo
     for name, feed in feeds.items():
         if not isinstance(feed.source, Linking):
             continue
-        target = feed.source.linked(link, _position(progress[name].cursor.value))
+        # A source of files may read all of them.
+        position = _position(progress[name].cursor.value)
+        target = await asyncio.to_thread(feed.source.linked, link, position)
         if target is None:
             continue
         rows = await context.ledger.chunks.of(name, target.documents) if target.documents else []

@@ -6,6 +6,7 @@ import codecs
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -74,6 +75,18 @@ class Lines:
         """List every record, or nothing if no file was touched since `cursor`."""
         async for page in in_threads(self._pages(cursor)):
             yield page
+
+    def records(self) -> Iterator[Mapping[str, Any]]:
+        """Yield every record that can be read, as it is, in the memory of the longest of them.
+
+        Raises:
+            Misconfigured: the location does not exist or cannot be read.
+        """
+        for path in self._files([]).values():
+            with suppress(OSError):
+                for _, raw, fault in _records(path):
+                    with suppress(Rejected):
+                        yield _object(_parsed(raw, fault)[1])
 
     def _pages(self, cursor: str) -> Iterator[Page]:
         began = self.clock() * 1_000

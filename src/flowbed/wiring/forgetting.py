@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.maintenance.forget.erase import Places, forget
 from flowbed.maintenance.forget.find import find, make_request
-from flowbed.sources.raw_answers import RAW
+from flowbed.sources.apis.raw_answers import RAW
 from flowbed.wiring import opening
 from flowbed.wiring.publications import configured
 from flowbed.wiring.scratch import SCRATCH

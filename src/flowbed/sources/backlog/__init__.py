@@ -38,9 +38,9 @@ def open_backlog(
         from flowbed.sources.backlog.dumps import open_dump
 
         return open_dump(location, folder=folder, options=options, clock=clock)
+    from flowbed.sources.apis.raw_answers import RAW
     from flowbed.sources.backlog.api import addresses
     from flowbed.sources.backlog.space import Space
-    from flowbed.sources.raw_answers import RAW
 
     values = SourceOptions("backlog", options, KNOWN)
     base_url, project = addresses(location)

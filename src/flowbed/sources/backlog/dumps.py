@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flowbed.sources.backlog.rendering import NOTATIONS, REVISION, Rendering, document, identity
+from flowbed.sources.backlog.links import address
+from flowbed.sources.backlog.rendering import NOTATIONS, REVISION, Rendering, document, identity, is_issue
 from flowbed.sources.lines import Lines
+from flowbed.sources.linked_lines import Address, LinkedLines
 from flowbed.sources.options import SourceOptions
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ KNOWN = ("notation", "url")
 
 def open_dump(
     location: str, *, folder: Path, options: Mapping[str, object], clock: Callable[[], int]
-) -> Lines:
+) -> LinkedLines:
     """Open dumps: a file, a folder of `*.json` and `*.jsonl`, or a pattern.
 
     Comments are in the field `comments` of their issue. Options: `notation` is that of the texts, `markdown` or
@@ -38,7 +40,7 @@ def open_dump(
     def found(name: str, record: Mapping[str, Any], _text: str) -> Callable[[], Document]:
         return partial(document, name, record, rendering)
 
-    return Lines(
+    lines = Lines(
         location=location,
         folder=folder,
         suffixes=(".jsonl", ".ndjson", ".json"),
@@ -47,3 +49,11 @@ def open_dump(
         fingerprint=f"backlog {REVISION} {rendering}",
         clock=clock,
     )
+
+    def own(record: Mapping[str, Any]) -> Address:
+        name = identity(record)
+        return Address(
+            rendering.url, str(record.get("issueKey")) if is_issue(record) else name.partition("/")[2]
+        )
+
+    return LinkedLines(lines=lines, address=partial(address, space=rendering.url), own=own)

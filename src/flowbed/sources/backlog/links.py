@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from flowbed.records import Linked
+from flowbed.sources.linked_lines import Address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +18,24 @@ _ISSUE = re.compile(r"/view/([A-Z0-9_]+)-(\d+)/?")
 _WIKI = re.compile(r"/alias/wiki/(\d+)/?")
 _DOCUMENT = re.compile(r"/document/([A-Z0-9_]+)/([0-9a-zA-Z]+)/?")
 _COMMENT = re.compile(r"comment-(\d+)")
+
+
+HOSTS = (".backlog.com", ".backlog.jp", ".backlogtool.com")
+
+
+def address(link: str, space: str) -> Address | None:
+    """Return what an address names; None if it is none of an issue or page of `space`, or of any if that is empty."""
+    parts = urlsplit(link)
+    if parts.netloc != urlsplit(space).netloc if space else not parts.netloc.endswith(HOSTS):
+        return None
+    if issue := _ISSUE.fullmatch(parts.path):
+        comment = _COMMENT.fullmatch(parts.fragment)
+        return Address(space, f"{issue[1]}-{issue[2]}", comment[1] if comment else "")
+    if found := _DOCUMENT.fullmatch(parts.path):
+        return Address(space, f"documents/{found[2]}")
+    if found := _WIKI.fullmatch(parts.path):
+        return Address(space, f"wikis/{found[1]}")
+    return None
 
 
 def linked_in_space(link: str, space: str, positions: Mapping[int, Position]) -> Linked | None:

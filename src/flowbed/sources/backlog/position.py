@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from flowbed.sources import cursors
+from flowbed.sources.apis import cursors
 
 
 @dataclass(kw_only=True)

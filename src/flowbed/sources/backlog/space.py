@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Entry, Page, Problem
 from flowbed.records.values import listing, suggestion
+from flowbed.sources.apis.following import Following, following
 from flowbed.sources.backlog import position as stored
 from flowbed.sources.backlog.api import BacklogApi, NoAnswer, Withheld, open_http
 from flowbed.sources.backlog.links import linked_in_space
 from flowbed.sources.backlog.position import Position
 from flowbed.sources.backlog.project import ProjectReading
 from flowbed.sources.backlog.rendering import REVISION, Rendering, document
-from flowbed.sources.following import Following, following
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed.records import Document, Linked
+    from flowbed.sources.apis.raw_answers import RawAnswers
     from flowbed.sources.backlog.project import Found
-    from flowbed.sources.raw_answers import RawAnswers
 
 # What was kept is used as long as this is the same: increase it whenever something else is kept.
 KEPT = "1"

@@ -48,9 +48,9 @@ def open_discord(
 
 
 def _open_server(location: str, folder: Path, options: Mapping[str, object], token: str) -> Source:
+    from flowbed.sources.apis.raw_answers import RAW
     from flowbed.sources.discord.api import addresses
     from flowbed.sources.discord.web import Web
-    from flowbed.sources.raw_answers import RAW
 
     values = SourceOptions("discord", options, OVER_HTTP)
     base_url, server = addresses(location)

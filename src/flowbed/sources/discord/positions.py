@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from flowbed.sources import cursors
+from flowbed.sources.apis import cursors
 from flowbed.sources.discord.messages import day_key
 
 Thread = tuple[int, int, int]

@@ -11,6 +11,8 @@ import orjson
 
 from flowbed.records import Entry, Page, Problem
 from flowbed.records.values import listing
+from flowbed.sources.apis.following import Following, following
+from flowbed.sources.apis.turns import Work, in_turns
 from flowbed.sources.discord import positions as stored
 from flowbed.sources.discord.api import DiscordApi, DiscordRefusal, NoAnswer, open_http
 from flowbed.sources.discord.limits import Limits
@@ -19,17 +21,15 @@ from flowbed.sources.discord.messages import Place, etag, read_document
 from flowbed.sources.discord.positions import Position
 from flowbed.sources.discord.reading import ChannelReading, Content, Found
 from flowbed.sources.discord.server import WITH_MESSAGES, open_server
-from flowbed.sources.following import Following, following
-from flowbed.sources.turns import Work, in_turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from pathlib import Path
 
     from flowbed.records import Document, Linked
+    from flowbed.sources.apis.raw_answers import RawAnswers
     from flowbed.sources.discord.server import Channel, Server
     from flowbed.sources.discord.text import Names
-    from flowbed.sources.raw_answers import RawAnswers
 
 # What was posted this long before the listing (seconds) may not be visible yet, so it is listed by the next fetch.
 SETTLING = 60

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from flowbed.sources.apis.raw_answers import RAW
 from flowbed.sources.extraction.process import Limits, Parsers
 from flowbed.sources.files.kept_extracts import KeptExtracts
 from flowbed.sources.files.listing import Files
 from flowbed.sources.locations import located
 from flowbed.sources.options import SourceOptions
-from flowbed.sources.raw_answers import RAW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -40,10 +40,10 @@ def open_gitlab(
         from flowbed.sources.gitlab.dumps import open_dump
 
         return open_dump(location, folder=folder, options=options, clock=clock)
+    from flowbed.sources.apis.raw_answers import RAW
     from flowbed.sources.gitlab.api import addresses, group_addresses
     from flowbed.sources.gitlab.project import Project
     from flowbed.sources.gitlab.rendering import Rendering
-    from flowbed.sources.raw_answers import RAW
 
     values = SourceOptions("gitlab", options, KNOWN)
     rendering = Rendering(confidential=values.flag("confidential"))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flowbed.sources.gitlab.rendering import REVISION, Rendering, document, identity
+from flowbed.sources.gitlab.links import address
+from flowbed.sources.gitlab.rendering import REVISION, Rendering, address_of, document, identity
 from flowbed.sources.lines import Lines
+from flowbed.sources.linked_lines import LinkedLines
 from flowbed.sources.options import SourceOptions
 
 if TYPE_CHECKING:
@@ -15,13 +17,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from flowbed.records import Document
+    from flowbed.sources.linked_lines import Address
 
 KNOWN = ("confidential", "url")
 
 
 def open_dump(
     location: str, *, folder: Path, options: Mapping[str, object], clock: Callable[[], int]
-) -> Lines:
+) -> LinkedLines:
     """Open dumps: a file, a folder of `*.json` and `*.jsonl`, or a pattern.
 
     Notes are in the field `notes` of their issue, or in its `discussions`. Options: `confidential` includes
@@ -38,7 +41,7 @@ def open_dump(
             return None
         return partial(document, name, record, rendering)
 
-    return Lines(
+    lines = Lines(
         location=location,
         folder=folder,
         suffixes=(".jsonl", ".ndjson", ".json"),
@@ -47,3 +50,8 @@ def open_dump(
         fingerprint=f"gitlab {REVISION} {rendering}",
         clock=clock,
     )
+
+    def own(record: Mapping[str, Any]) -> Address | None:
+        return None if rendering.hides(record) else address(address_of(record, rendering))
+
+    return LinkedLines(lines=lines, address=address, own=own)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flowbed.errors import Error, Misconfigured, Transient
 from flowbed.records import Page, Problem
 from flowbed.records.values import count, listing
-from flowbed.sources import cursors
+from flowbed.sources.apis import cursors
 from flowbed.sources.gitlab import position as stored
 from flowbed.sources.gitlab.api import GitLabApi, Withheld, escaped, open_http
 from flowbed.sources.gitlab.links import linked_in_project, place

@@ -8,6 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 from flowbed.records import Linked
 from flowbed.sources.gitlab.position import documents
+from flowbed.sources.gitlab.rendering import project_of
+from flowbed.sources.linked_lines import Address
 
 if TYPE_CHECKING:
     from flowbed.sources.gitlab.position import Position
@@ -32,6 +34,13 @@ def place(link: str, root: str) -> tuple[str, str, str] | None:
         return found[1], f"/wikis/{unquote(found[4])}", ""
     mark = "!" if found[2] == "merge_requests" else "#"
     return found[1], f"{mark}{found[3]}", note[1] if note else ""
+
+
+def address(link: str) -> Address | None:
+    """Return what an address names, at whichever GitLab it is; None if it is none of an issue or page."""
+    site = urlsplit(link).netloc
+    project, found = project_of(link), place(link, f"https://{site}")
+    return Address(site, f"{project.casefold()}{found[1]}", found[2]) if project and found else None
 
 
 def linked_in_project(end: str, note: str, position: Position, *, confidential: bool) -> Linked:

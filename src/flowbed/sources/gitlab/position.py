@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 
-from flowbed.sources import cursors
+from flowbed.sources.apis import cursors
 
 # The number of notes of an issue that was not read yet.
 UNREAD = -1

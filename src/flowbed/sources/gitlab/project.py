@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Entry, Page, Problem, canonical
-from flowbed.sources.following import Following, following
+from flowbed.sources.apis.following import Following, following
 from flowbed.sources.gitlab import position as stored
 from flowbed.sources.gitlab.api import GitLabApi, Withheld, escaped, open_http
 from flowbed.sources.gitlab.links import linked_in_project, place

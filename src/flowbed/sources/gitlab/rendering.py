@@ -87,7 +87,7 @@ def document(
     """
     if is_wiki(record):
         return _wiki(name, record, rendering)
-    url = _url(record, rendering)
+    url = address_of(record, rendering)
     wanted = [note for note in _notes(record, notes) if _is_wanted(note, rendering)]
     wanted.sort(key=lambda note: (_text(note, "created_at"), note["id"]))
     return Document(
@@ -107,10 +107,7 @@ def document(
 
 
 def _wiki(name: str, record: Mapping[str, Any], rendering: Rendering) -> Document:
-    project = _project(record)
-    url = _text(record, "web_url")
-    if not url and rendering.url and project:
-        url = f"{rendering.url}/{project}/-/wikis/{quote(record['slug'])}"
+    project, url = _project(record), address_of(record, rendering)
     metadata: dict[str, Scalar] = {"type": "wiki", "project": project, "slug": record["slug"], "url": url}
     return Document(
         id=name,
@@ -135,11 +132,18 @@ def _metadata(record: Mapping[str, Any]) -> dict[str, Scalar]:
     return {name: value for name, value in found.items() if value}
 
 
-def _url(record: Mapping[str, Any], rendering: Rendering) -> str:
+def address_of(record: Mapping[str, Any], rendering: Rendering) -> str:
+    """Return the address of a record, or an empty string.
+
+    Raises:
+        Rejected: a field has another type than GitLab's.
+    """
     url = _text(record, "web_url")
     project = _project(record)
     if url or not rendering.url or not project:
         return url
+    if is_wiki(record):
+        return f"{rendering.url}/{project}/-/wikis/{quote(record['slug'])}"
     kind = "merge_requests" if is_merge_request(record) else "issues"
     return f"{rendering.url}/{project}/-/{kind}/{record['iid']}"
 
@@ -223,11 +227,17 @@ def _text(record: Mapping[str, Any], name: str) -> str:
 
 def _uploads(text: str, url: str) -> str:
     """Make the addresses of uploaded files whole, which GitLab writes from the project on."""
-    inside = INSIDE.search(url.partition("://")[2])
-    if inside is None or "/uploads/" not in text:
+    project = project_of(url)
+    if not project or "/uploads/" not in text:
         return text
+    return UPLOAD.sub(project.replace("\\", r"\\"), text)
+
+
+def project_of(url: str) -> str:
+    """Return the address of the project that something of the address `url` is in, or an empty string."""
     scheme, _, rest = url.partition("://")
-    return UPLOAD.sub(f"{scheme}://{rest[: inside.start()]}".replace("\\", r"\\"), text)
+    inside = INSIDE.search(rest)
+    return f"{scheme}://{rest[: inside.start()]}" if inside else ""
 
 
 def _is_number(value: object) -> bool:

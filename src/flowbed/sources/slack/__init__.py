@@ -54,7 +54,7 @@ def open_slack(
 
 
 def _open_web(location: str, folder: Path, options: Mapping[str, object], token: str) -> Source:
-    from flowbed.sources.raw_answers import RAW
+    from flowbed.sources.apis.raw_answers import RAW
     from flowbed.sources.slack.web import SlackOptions, Web
 
     values = SourceOptions("slack", options, OVER_HTTP)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from flowbed.sources import cursors
+from flowbed.sources.apis import cursors
 from flowbed.sources.slack.messages import day_of
 
 DAY = 86_400  # seconds

@@ -13,7 +13,8 @@ import orjson
 from flowbed.errors import Error
 from flowbed.records import Entry, Page, Problem
 from flowbed.records.values import listing
-from flowbed.sources.following import Following, following
+from flowbed.sources.apis.following import Following, following
+from flowbed.sources.apis.turns import Work, in_turns
 from flowbed.sources.slack import positions as stored
 from flowbed.sources.slack.api import MissingScope, NoAnswer, SlackApi, SlackRefusal, open_http
 from flowbed.sources.slack.estimate import in_words
@@ -24,14 +25,13 @@ from flowbed.sources.slack.people import People
 from flowbed.sources.slack.positions import Position
 from flowbed.sources.slack.reading import ChannelReading, Found
 from flowbed.sources.slack.workspace import open_workspace
-from flowbed.sources.turns import Work, in_turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from pathlib import Path
 
     from flowbed.records import Document, Linked
-    from flowbed.sources.raw_answers import RawAnswers
+    from flowbed.sources.apis.raw_answers import RawAnswers
     from flowbed.sources.slack.text import Names
     from flowbed.sources.slack.workspace import Workspace
 

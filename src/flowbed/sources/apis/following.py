@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 from flowbed.records import Entry, Page, Problem
+from flowbed.sources.apis.raw_answers import RawAnswers, opened, unkept
 from flowbed.sources.paging import PAGE_ENTRIES
-from flowbed.sources.raw_answers import RawAnswers, opened, unkept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
