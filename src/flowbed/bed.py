@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from flowbed.pipeline.producer_deltas import DeltasAdded
     from flowbed.pipeline.rollback import Released
     from flowbed.pipeline.sync import Synced
-    from flowbed.publish import PublishContext, PublishReport
+    from flowbed.publish import PublishReport
     from flowbed.publish.chroma.pull import Pulled, StorageMode
     from flowbed.publish.exporting import Exported, Kind
     from flowbed.publish.records import Record
@@ -317,7 +317,7 @@ class Flowbed(OpenProject):
         from flowbed.events.stages import commit_pending
 
         done = await commit_pending(self._context(), collection)
-        done.failures += (await self._publish_due()).failures
+        done.failures += (await self.publish_due()).failures
         return done
 
     async def find_unembedded(
@@ -373,7 +373,7 @@ class Flowbed(OpenProject):
         polled = await poll(replace(self._context(), commits=commit), submissions)
         if not commit:
             return polled
-        polled.tally.failures += (await self._publish_due()).failures
+        polled.tally.failures += (await self.publish_due()).failures
         return polled
 
     async def submissions(self, *, live: bool = True) -> list[SubmissionRow]:
@@ -974,27 +974,11 @@ class Flowbed(OpenProject):
 
     async def _with_publications(self, report: Report) -> Report:
         """Publish what is due after a run, and add that to its report."""
-        done = await self._publish_due()
+        done = await self.publish_due()
         places = {
             f"{each.publication} {each.collection}": each.place for each in done.published if not each.already
         }
         return replace(report, published=places, failures=(*report.failures, *done.failures))
-
-    async def _publish_due(self) -> PublishReport:
-        from flowbed.publish import PublishReport
-
-        if not self.settings.publish:
-            return PublishReport()
-        from flowbed.publish.due import publish_due
-        from flowbed.wiring.publications import configured
-
-        return await publish_due(configured(self.settings), self._publish_context)
-
-    def _publish_context(self, name: str) -> PublishContext:
-        from flowbed.wiring.publications import publish_context
-
-        hidden = self.folder / opening.HIDDEN
-        return publish_context(name, hidden=hidden, store=self._store, datasets=self._datasets)
 
     def _places(self) -> Places:
         from flowbed.wiring.forgetting import places_of

@@ -13,6 +13,7 @@ from tests.ledger.test_sql_opening import files_up_to
 
 from flowbed.errors import Misconfigured, OutOfSpace
 from flowbed.ledger import BatchRow, Cursor, DeadLetter, DocumentRow, Ledger, Swap, open_ledger
+from flowbed.ledger.index_jobs import HoldsIndexJobs
 from flowbed.ledger.sql import lazy_ledger
 from flowbed.ledger.sql.lazy_ledger import LazyLedger, find_ledger
 from flowbed.ledger.workers import HoldsWorkers
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # What a ledger need not keep.
-OPTIONAL = (HoldsWorkers,)
+OPTIONAL = (HoldsIndexJobs, HoldsWorkers)
 
 
 async def made(folder: Path) -> None:

@@ -16,6 +16,7 @@ from flowbed.testing.ledger import (
     DocumentsContract,
     ErasingContract,
     FilesContract,
+    IndexJobsContract,
     JobsContract,
     KeysContract,
     OverviewContract,
@@ -86,6 +87,9 @@ class TestFiles(FilesContract): ...
 
 
 class TestVectorStores(VectorStoresContract): ...
+
+
+class TestIndexJobs(IndexJobsContract): ...
 
 
 class TestJobs(JobsContract): ...

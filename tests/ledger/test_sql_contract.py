@@ -15,6 +15,7 @@ from flowbed.testing.ledger import (
     DocumentsContract,
     ErasingContract,
     FilesContract,
+    IndexJobsContract,
     JobsContract,
     KeysContract,
     OverviewContract,
@@ -95,6 +96,9 @@ class TestFiles(FilesContract): ...
 
 
 class TestVectorStores(VectorStoresContract): ...
+
+
+class TestIndexJobs(IndexJobsContract): ...
 
 
 class TestJobs(JobsContract):

@@ -53,7 +53,7 @@ async def test_run_with_nothing_new_reads_one_record_for_a_publication(notes: Pr
     async with await notes.open() as bed:
         await bed.run()
         bed._store = FaultyStore(bed._store)
-        await bed._publish_due()
+        await bed.publish_due()
         assert [key for operation, key in bed._store.calls if operation == "get"] == [
             "notes/active.json",
             "notes/publication/notes.json",

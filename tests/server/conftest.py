@@ -65,6 +65,7 @@ async def call(
     path: str,
     body: bytes | list[bytes] | Callable[[], Any] = b"",
     headers: dict[str, str] | None = None,
+    query: str = "",
 ) -> Reply:
     """Send one request to an application, as a server would; `body` is bytes, a list of parts, or a `receive`."""
     parts = [body] if isinstance(body, bytes) else body if isinstance(body, list) else []
@@ -77,7 +78,7 @@ async def call(
         "method": method,
         "path": path,
         "raw_path": path.encode(),
-        "query_string": b"",
+        "query_string": query.encode(),
         "root_path": "",
         "scheme": "http",
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in expected.items()],
@@ -122,12 +123,14 @@ class Running:
         """Run a coroutine on the server's event loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
-    def call(self, method: str, path: str, body: Any = b"", headers: dict[str, str] | None = None) -> Reply:
+    def call(
+        self, method: str, path: str, body: Any = b"", headers: dict[str, str] | None = None, query: str = ""
+    ) -> Reply:
         """Send one request to the application, bypassing the network; a body that is not bytes is sent as JSON."""
         if not isinstance(body, bytes):
             # orjson cannot write integers of more than 64 bits.
             body, headers = json.dumps(body).encode(), {"content-type": "application/json", **(headers or {})}
-        return self.wait(call(self.app, method, path, body, headers))
+        return self.wait(call(self.app, method, path, body, headers, query))
 
     async def _start(self) -> str:
         bed = await self._stack.enter_async_context(await aopen(self.folder))

@@ -29,8 +29,11 @@ OPERATIONS = {
     "GET /v1/files",
     "GET /v1/files/{file}",
     "GET /v1/files/{file}/content",
+    "GET /v1/jobs",
+    "GET /v1/jobs/{job}",
     "GET /v1/models",
     "GET /v1/models/{model}",
+    "PATCH /v1/jobs/{job}",
     "POST /v1/admin/breakers/reset",
     "POST /v1/admin/cache/warm",
     "POST /v1/admin/reprocess",
@@ -39,6 +42,9 @@ OPERATIONS = {
     "POST /v1/embeddings",
     "POST /v1/events",
     "POST /v1/files",
+    "POST /v1/jobs",
+    "POST /v1/jobs/{job}/cancel",
+    "POST /v1/jobs/{job}/retry",
     "POST /v1/search",
     *(
         f"{method} /v1/vector_stores{path}"
@@ -58,7 +64,11 @@ OPERATIONS = {
     ),
 }
 # The other routes have nothing that could be invalid.
-REFUSABLE = {name for name in OPERATIONS if name.startswith("POST") and not name.endswith("}/cancel")}
+REFUSABLE = {
+    name
+    for name in OPERATIONS
+    if name.startswith("POST") and not name.endswith(("/{batch}/cancel", "/retry"))
+}
 EXAMPLES = 25  # per operation
 SECONDS = 60  # of the long test
 # Valid requests are still refused if they name something that does not exist, or have more tokens than a model takes,

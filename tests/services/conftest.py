@@ -13,6 +13,7 @@ from flowbed.errors import Misconfigured
 from flowbed.index.datasets import Datasets
 from flowbed.index.search.reader import IndexReader
 from flowbed.ledger import open_ledger
+from flowbed.publish import PublishReport
 from flowbed.records import Report, SearchResults
 from flowbed.records.serving import Serving
 from flowbed.services.keys import KeyService
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.events.replay import Replayed
+    from flowbed.lanes.contexts import RunContext
     from flowbed.ledger import Ledger
     from flowbed.records import Embedded, Purpose
     from flowbed.records.events import Handled
@@ -69,6 +71,12 @@ class Project:
     @property
     def model(self) -> str:
         return next(iter(self.providers))
+
+    def run_context(self) -> RunContext:
+        raise NotImplementedError("this project has no pipeline")
+
+    async def publish_due(self) -> PublishReport:
+        return PublishReport()
 
     def keys(self) -> KeyService:
         return KeyService(

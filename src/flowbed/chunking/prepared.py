@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def chunk_prepared(document: Document, rules: Rules, count: Callable[[str], int]) -> list[Chunk]:
-    """Make a chunk of each item of the document's JSON: `[[ordinal, text, metadata, collection], ...]`."""
+    """Make a chunk of each item of the document's JSON: `[[ordinal, text, metadata, collection], ...]`.
+
+    An item may end with what is sent to the model, where that is not its text.
+    """
     owner = external_owner(rules.source)
     shown = replace(rules, source=owner)
     return [
@@ -29,9 +32,9 @@ def chunk_prepared(document: Document, rules: Rules, count: Callable[[str], int]
             document=document.id,
             ordinal=ordinal,
             text=text,
-            sent=text,
+            sent=sent[0] if sent else text,
             metadata=chunk_metadata(replace(document, metadata=metadata), shown, {}),
-            tokens=count(text),
+            tokens=count(sent[0] if sent else text),
         )
-        for ordinal, text, metadata, collection in orjson.loads(document.text)
+        for ordinal, text, metadata, collection, *sent in orjson.loads(document.text)
     ]

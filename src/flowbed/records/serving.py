@@ -170,6 +170,7 @@ class Serving:
     concurrency: int = 1024
     origins: tuple[str, ...] = ()
     chroma_writes: ChromaWrites = "off"
+    priority_seconds: float = 20.0
 
     def names(self, *specs: str) -> frozenset[str]:
         """Return the names of the served models, of `specs` and of the aliases: vendor:model, and model alone."""

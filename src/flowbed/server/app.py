@@ -21,6 +21,7 @@ from flowbed.server.api import (
     events,
     files,
     health,
+    jobs,
     models,
     search,
     vector_stores,
@@ -35,6 +36,7 @@ from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import RawResponse
 from flowbed.server.metrics import Metrics
 from flowbed.services.batches.stage import BatchJobs, FileRetention
+from flowbed.services.jobs.worker import IndexJobWorker
 from flowbed.workers.opening import worker_beside_requests
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ ROUTES: tuple[Callable[[Service], APIRouter], ...] = (
     models.routes,
     files.routes,
     batches.routes,
+    jobs.routes,
     search.routes,
     vector_stores.routes,
     events.routes,
@@ -153,6 +156,11 @@ def working(app: FastAPI, service: Service, *, clock: Callable[[], float] = time
     metrics: Metrics = app.state.metrics
     batches = BatchJobs(service, HttpLineCodec(), busy=lambda: load.is_busy(clock()), done=metrics.lines)
     return worker_beside_requests(service, [batches, FileRetention(service)])
+
+
+def indexing(service: Service) -> IndexJobWorker:
+    """Create the worker that executes index jobs."""
+    return IndexJobWorker(service.index_jobs)
 
 
 def _methods(routes: Sequence[BaseRoute], scope: Any) -> list[str]:

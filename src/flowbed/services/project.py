@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from flowbed.embedding.stack import Stack
     from flowbed.events.replay import Replayed
     from flowbed.index.search.reader import IndexReader
+    from flowbed.lanes.contexts import RunContext
     from flowbed.ledger import Ledger
+    from flowbed.publish import PublishReport
     from flowbed.records import Report, SearchResults
     from flowbed.records.events import Handled
     from flowbed.records.precomputed import Ingested
@@ -93,6 +95,14 @@ class Project(Protocol):
     @property
     def replay(self) -> Callable[..., Awaitable[Replayed]]:
         """Queue again what failed; takes the arguments of `Flowbed.replay`."""
+        ...
+
+    def run_context(self) -> RunContext:
+        """Return what a piece of work needs, under a new worker's name."""
+        ...
+
+    async def publish_due(self) -> PublishReport:
+        """Publish what is due."""
         ...
 
     @property

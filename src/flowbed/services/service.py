@@ -11,6 +11,7 @@ from flowbed.services.chroma.service import open_chroma
 from flowbed.services.embeddings import EmbeddingService
 from flowbed.services.events import EventService
 from flowbed.services.files import FileService
+from flowbed.services.jobs.jobs import IndexJobService
 from flowbed.services.models import Models
 from flowbed.services.quotas import QuotaService
 from flowbed.services.search import SearchService
@@ -38,6 +39,7 @@ class Service:
     events: EventService
     files: FileService
     hints: Hints
+    index_jobs: IndexJobService
     jobs: JobService
     keys: KeyService
     models: Models
@@ -85,6 +87,7 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
                 files=files,
                 hints=hints,
                 jobs=JobService(bed.ledger.jobs, files, clock=bed.clock, secret=bed.secret, hints=hints),
+                index_jobs=IndexJobService(bed, files, serving),
                 keys=bed.keys(),
                 models=models,
                 quotas=quotas,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FILE = "flowbed.toml"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 # Top-level keys of the store that no source or collection may take.
-RESERVED = {"files", "forgotten", "jobs", "plans", "submissions"}
+RESERVED = {"files", "forgotten", "index-jobs", "jobs", "plans", "submissions"}
 # Holds the fingerprint of the last file that passed validation.
 PASSED = ".flowbed/settings.passed"
 PREFIX = "FLOWBED_"
@@ -85,6 +85,7 @@ class ServeSettings:
     concurrency: Annotated[int, Field(ge=1)] = 1024
     origins: tuple[Annotated[str, Field(pattern="^https?://[^/*]+/?$")], ...] = ()
     chroma_writes: ChromaWrites = "off"
+    priority_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,7 @@ def serving(config: Settings) -> Serving:
         concurrency=serve.concurrency,
         origins=tuple(origin.lower().rstrip("/") for origin in serve.origins),
         chroma_writes=serve.chroma_writes,
+        priority_seconds=serve.priority_seconds,
     )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flowbed.lanes.budget import Budget
     from flowbed.lanes.contexts import RunContext
     from flowbed.ledger import Ledger
+    from flowbed.publish import PublishContext, PublishReport
     from flowbed.records.serving import Serving
     from flowbed.services.documents.steps import DocumentSteps
     from flowbed.services.keys import KeyService
@@ -144,6 +145,10 @@ class OpenProject:
         """Return what builds the wrappers around this process's models."""
         return self._embedders.stack()
 
+    def run_context(self) -> RunContext:
+        """Return what a piece of work needs, under a new worker's name."""
+        return self._context()
+
     def vector_tiers(self) -> list[VectorTier]:
         """Return the tiers of the vector cache that processes share."""
         return self._embedders.shared_tiers()
@@ -185,3 +190,20 @@ class OpenProject:
             embedders=self._embedders,
             budget=budget,
         )
+
+    async def publish_due(self) -> PublishReport:
+        """Publish what is due: to be called after a commit."""
+        from flowbed.publish import PublishReport
+
+        if not self.settings.publish:
+            return PublishReport()
+        from flowbed.publish.due import publish_due
+        from flowbed.wiring.publications import configured
+
+        return await publish_due(configured(self.settings), self._publish_context)
+
+    def _publish_context(self, name: str) -> PublishContext:
+        from flowbed.wiring.publications import publish_context
+
+        hidden = self.folder / opening.HIDDEN
+        return publish_context(name, hidden=hidden, store=self._store, datasets=self._datasets)

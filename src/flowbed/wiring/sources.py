@@ -12,6 +12,7 @@ from flowbed.lanes.claims import WAITING
 from flowbed.pipeline import ConfiguredSource
 from flowbed.records.precomputed import is_precomputed, precomputed_source
 from flowbed.records.values import shown, suggestion
+from flowbed.records.written import is_documents
 from flowbed.sources import Looking, open_source
 from flowbed.sources.locations import located
 from flowbed.sources.tombstones import RemovedSource
@@ -51,7 +52,7 @@ async def open_feeds(
             )
         if name in known:
             opened[name] = open_feed(name, known[name], folder=folder, clock=clock)
-        elif removed and not is_precomputed(name) and await _left(name, ledger):
+        elif removed and not (is_precomputed(name) or is_documents(name)) and await _left(name, ledger):
             opened[name] = removed_feed(name)
         else:
             raise Misconfigured(await _unknown(name, known, ledger))
@@ -95,6 +96,10 @@ async def _unknown(name: str, known: Mapping[str, settings.SourceSettings], ledg
         return (
             f"{name} is no source to run: its rows came with their vectors, and are changed only by writing or"
             " importing rows"
+        )
+    if is_documents(name):
+        return (
+            f"{name} is no source to run: its documents were sent by clients, and jobs write and remove them"
         )
     if await _left(name, ledger):
         return (

@@ -12,6 +12,7 @@ from flowbed.ledger import Overview
 from flowbed.ledger.items.batches import ItemBatches
 from flowbed.ledger.items.dead_letters import ItemDeadLetters
 from flowbed.ledger.items.files import ItemFiles
+from flowbed.ledger.items.index_jobs import ItemIndexJobs
 from flowbed.ledger.items.jobs import ItemJobs
 from flowbed.ledger.items.keys import ItemKeys, ItemQuotas
 from flowbed.ledger.items.rows import INDEXES, SEEN
@@ -60,6 +61,7 @@ class MemoryLedger(Ledger):
         self.quotas = ItemQuotas(table)
         self.files = ItemFiles(table)
         self.jobs = ItemJobs(table)
+        self.index_jobs = ItemIndexJobs(table)
         self.vector_stores = ItemVectorStores(table)
         self.vector_store_files = ItemVectorStoreFiles(table)
         self.erasing = MemoryErasing(table, documents)

@@ -44,6 +44,8 @@ class Lock(IntEnum):
     SCHEMA = 1
     # A commit and a rollback each read what the other changes: run concurrently, neither would see the other's changes.
     RUNS = 2
+    # A claim of a job decides by what each owner has had, and changes that.
+    INDEX_JOBS = 3
 
 
 @dataclass(frozen=True, eq=False)

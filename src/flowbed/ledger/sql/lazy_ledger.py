@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Spending,
         Submissions,
     )
+    from flowbed.ledger.index_jobs import IndexJobs
     from flowbed.ledger.sql.overview import Query
     from flowbed.ledger.vector_stores import VectorStoreFiles, VectorStores
     from flowbed.ledger.workers import Workers
@@ -77,6 +78,7 @@ class LazyLedger:
     workers: Workers
     vector_stores: VectorStores
     vector_store_files: VectorStoreFiles
+    index_jobs: IndexJobs
     erasing: Erasing
 
     def __init__(self, location: str, *, id: str, access: str = WRITABLE) -> None:  # noqa: A002 - the protocol's word

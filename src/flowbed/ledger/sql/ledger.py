@@ -18,6 +18,7 @@ from flowbed.ledger.sql.tables.dead_letters import SqlDeadLetters
 from flowbed.ledger.sql.tables.documents import SqlDocuments
 from flowbed.ledger.sql.tables.erasing import SqlErasing
 from flowbed.ledger.sql.tables.files import SqlFiles
+from flowbed.ledger.sql.tables.index_jobs import SqlIndexJobs
 from flowbed.ledger.sql.tables.jobs import SqlJobs
 from flowbed.ledger.sql.tables.keys import SqlKeys
 from flowbed.ledger.sql.tables.quotas import SqlQuotas
@@ -62,6 +63,7 @@ class SqlLedger(Ledger):
         self.vector_stores = SqlVectorStores(database)
         self.vector_store_files = SqlVectorStoreFiles(database)
         self.workers = SqlWorkers(database)
+        self.index_jobs = SqlIndexJobs(database)
         self.erasing = SqlErasing(database)
         self._database = database
 

@@ -234,6 +234,55 @@ jobs = Table(
     Index("jobs_by_age", "ended", "created", "id"),
 )
 
+index_jobs = Table(
+    "index_jobs",
+    metadata,
+    Column("id", TEXT, primary_key=True),
+    *(Column(name, TEXT, nullable=False) for name in ("owner", "tier", "collection", "kind")),
+    *(Column(name, BigInteger, nullable=False) for name in ("created", "key")),
+    Column("fingerprint", TEXT, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("cost", BigInteger, nullable=False),
+    Column("idempotency", TEXT),
+    *(Column(name, TEXT, nullable=False) for name in ("chunking", "metadata", "state", "stage")),
+    *(
+        Column(name, BigInteger, nullable=False)
+        for name in ("documents", "chunks", "embedded", "cached", "stored", "failed", "skipped", "tokens")
+    ),
+    *(Column(name, Float, nullable=False) for name in ("estimated_usd", "billed_usd")),
+    *(Column(name, TEXT, nullable=False) for name in ("batches", "faults", "stamps", "error", "reason")),
+    *(Column(name, BigInteger, nullable=False) for name in ("due", "attempts")),
+    Column("cancel", TEXT, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("worker", TEXT, nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in ("until", "ended")),
+    Index("index_jobs_of_owner", "owner", "created", "id"),
+    Index("index_jobs_waiting", "owner", "ended", "key", "id"),
+    Index("index_jobs_by_end", "ended", "collection"),
+    # A missing key is equal to no other.
+    Index("index_jobs_by_idempotency", "owner", "idempotency", unique=True),
+)
+
+index_job_events = Table(
+    "index_job_events",
+    metadata,
+    Column("job", TEXT, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("type", TEXT, nullable=False),
+    Column("data", TEXT, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("job", "seq"),
+)
+
+index_job_owners = Table(
+    "index_job_owners",
+    metadata,
+    Column("owner", TEXT, primary_key=True),
+    # The units of cost at which its last turn began and ended.
+    Column("start", BigInteger, nullable=False),
+    Column("finish", BigInteger, nullable=False),
+)
+
 keys = Table(
     "keys",
     metadata,

@@ -20,6 +20,7 @@ from flowbed.maintenance.key_mark import lost_keys
 from flowbed.records.external import is_external
 from flowbed.records.precomputed import is_precomputed
 from flowbed.records.values import count
+from flowbed.records.written import is_documents
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -152,7 +153,9 @@ async def _abandoned(context: Context, collection: str, key: str) -> str:
 @check("sources")
 async def _removed_sources(context: Context) -> AsyncIterator[Finding]:
     for each in await sources(context):
-        if not (each.configured or is_precomputed(each.name) or is_external(each.name)):
+        if not (
+            each.configured or is_precomputed(each.name) or is_external(each.name) or is_documents(each.name)
+        ):
             yield Finding(
                 severity="warning",
                 subject=each.name,

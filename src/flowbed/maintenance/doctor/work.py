@@ -17,6 +17,7 @@ from flowbed.records import Status
 from flowbed.records.external import is_external
 from flowbed.records.precomputed import is_precomputed
 from flowbed.records.values import count
+from flowbed.records.written import is_documents
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -65,7 +66,12 @@ async def _waiting(context: Context) -> AsyncIterator[Finding]:
         for batch in batches:
             for row in await context.ledger.chunks.ready(batch, WAITING, now=now, sources=()):
                 # A version is the time at which the chunk was last queued.
-                known = row.source in context.sources or is_precomputed(row.source) or is_external(row.source)
+                known = (
+                    row.source in context.sources
+                    or is_precomputed(row.source)
+                    or is_external(row.source)
+                    or is_documents(row.source)
+                )
                 waiting += row.version < late and known
                 undeleted[row.source] += row.deleted and not known
     for name, number in sorted((+undeleted).items()):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flowbed.ledger import ChunkRow
 
 # Where the server keeps what its clients have uploaded, and the results.
-SERVED = ("files", "jobs")
+SERVED = ("files", "index-jobs", "jobs")
 RUNS = 1_000  # recent runs, whose spaces caches may hold vectors of
 
 

@@ -19,9 +19,11 @@ FAILURES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def body_of(shape: type[BaseModel]) -> dict[str, Any]:
+def body_of(shape: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
     """Describe a JSON body that the route reads itself."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _schema(shape)}}}}
+    return {
+        "requestBody": {"required": required, "content": {"application/json": {"schema": _schema(shape)}}}
+    }
 
 
 def form_of(shape: type[BaseModel]) -> dict[str, Any]:

@@ -65,8 +65,17 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-async def read(request: Request, shape: type[Shape], *, nulls: bool = False) -> Shape:
-    """Read a body and validate it against a schema; null fields are left out unless `nulls` says something by them.
+async def read(
+    request: Request,
+    shape: type[Shape],
+    *,
+    nulls: bool = False,
+    most: int = BODY_BYTES,
+    optional: bool = False,
+) -> Shape:
+    """Read a body of at most `most` bytes and validate it against a schema; an `optional` one may be empty.
+
+    Null fields are left out unless `nulls` says something by them.
 
     Raises:
         TooLarge: it is far larger than a valid one.
@@ -74,6 +83,8 @@ async def read(request: Request, shape: type[Shape], *, nulls: bool = False) -> 
     """
     context = context_of(request.scope)
     body = await context.read()
-    if len(body) > BODY_BYTES:
-        raise TooLarge(f"The body of the request has {len(body):,} bytes; this path takes {BODY_BYTES:,}.")
+    if len(body) > most:
+        raise TooLarge(f"The body of the request has {len(body):,} bytes; this path takes {most:,}.")
+    if optional and not body:
+        return model_of(shape, {})
     return model_of(shape, read_object(body, context.headers.get(b"content-type", b""), nulls=nulls))

@@ -22,6 +22,7 @@ from flowbed.errors import (
     Unavailable,
 )
 from flowbed.server.http.rate_limit_headers import allowance_headers
+from flowbed.services.jobs.requests import KeyReused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -100,6 +101,7 @@ KINDS: Mapping[type[Error], ErrorKind] = {
     TooLarge: ErrorKind(413, INVALID, "request_too_large"),
     Unsupported: ErrorKind(415, INVALID, "unsupported_content_type"),
     Malformed: ErrorKind(422, INVALID),
+    KeyReused: ErrorKind(422, INVALID, retried=False),
     TooMany: ErrorKind(429, "requests", "rate_limit_exceeded"),
     # Also 429, but not worth a retry before the next day.
     Exhausted: ErrorKind(429, "insufficient_quota", "insufficient_quota", retried=False),

@@ -53,7 +53,7 @@ LARGEST_BODIES = 16
 # POST requests whose answers nobody can use after the client left, and that change nothing.
 CANCELLED = ("/v1/embeddings", "/v1/search", "/query", "/get")
 # Routes whose callers wait for no model.
-BACKGROUND = ("/v1/files", "/v1/batches")
+BACKGROUND = ("/v1/files", "/v1/batches", "/v1/jobs")
 # Seconds after a response in which the client may well send its next request, as people who type and loops do.
 LINGERING = 1.0
 # Methods that change nothing: a page of another origin cannot read their responses.

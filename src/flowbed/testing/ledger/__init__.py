@@ -12,6 +12,7 @@ from flowbed.testing.ledger.dead_letters import DeadLettersContract
 from flowbed.testing.ledger.documents import DocumentsContract
 from flowbed.testing.ledger.erasing import ErasingContract
 from flowbed.testing.ledger.files import FilesContract
+from flowbed.testing.ledger.index_jobs import IndexJobsContract
 from flowbed.testing.ledger.jobs import JobsContract
 from flowbed.testing.ledger.keys import KeysContract
 from flowbed.testing.ledger.overview import OverviewContract
@@ -49,6 +50,7 @@ __all__ = [
     "DocumentsContract",
     "ErasingContract",
     "FilesContract",
+    "IndexJobsContract",
     "JobsContract",
     "KeysContract",
     "OverviewContract",

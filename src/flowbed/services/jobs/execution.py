@@ -1,0 +1,434 @@
+"""The execution of one stage of one job; safe to repeat after any interruption, since the ledger says what is done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from flowbed.chunking import Rules
+from flowbed.embedding.local.priority import background
+from flowbed.errors import Error, Misconfigured, Rejected, Transient
+from flowbed.index.active_space import require_same
+from flowbed.lanes.failures import RunStats
+from flowbed.ledger.index_jobs import STAGES
+from flowbed.pipeline import ConfiguredSource
+from flowbed.records.written import documents_source
+from flowbed.services.batches.job_owner import JobOwner
+from flowbed.services.jobs.chunk_states import (
+    read_collection_states,
+    read_states,
+    requeue_collection,
+)
+from flowbed.services.jobs.documents import InputDocuments
+from flowbed.services.jobs.notes import end_note, note, progress_note
+from flowbed.services.jobs.requests import id_of, input_key, read_input
+from flowbed.services.jobs.undo import (
+    Replaced,
+    keep_replaced,
+    read_replaced,
+    replaced_key,
+    still_its_own,
+)
+from flowbed.telemetry import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+
+    from flowbed.lanes.contexts import RunContext
+    from flowbed.ledger.index_jobs import IndexJobRow, IndexJobs, JobNote
+    from flowbed.pipeline.sync import Synced
+    from flowbed.records import Problem
+    from flowbed.services.files import FileService
+    from flowbed.services.jobs.chunk_states import ChunkStates
+    from flowbed.services.jobs.requests import JobDocument, JobFile
+    from flowbed.services.project import Project
+
+# Seconds of a job's lease, and between two renewals: after its holder's machine fails, others wait this long.
+LEASE_SECONDS, RENEW_SECONDS = 30.0, 2.0
+# Seconds that a job is worked on before the next one of its stage gets its turn.
+TURN_SECONDS = 10.0
+# Chunks that are embedded before the job's counts are written, and whether it was cancelled is looked at.
+SLICE = 512
+# Seconds before a job that failed for a passing reason is tried again, doubled each time.
+RETRY, RETRY_MOST = 1.0, 60.0
+# A job is given up whose worker ended this often before it got on, or that failed so often for a reason of our own.
+ATTEMPTS_MOST = 5
+IDLE_MOST = 2
+FAULTS_MOST = 100  # more are counted, and not listed
+CHUNKING, EMBEDDING, STORING = STAGES
+COMPLETED, FAILED, CANCELLED = "completed", "failed", "cancelled"
+REEMBED = "reembed"
+
+
+class LeaseLost(Exception):  # noqa: N818 - it ends this process's work on a job, which goes on elsewhere
+    """Another process holds the lease of the job."""
+
+
+class Stopped(Exception):  # noqa: N818 - it ends a piece of work, and is not seen outside
+    """The job was cancelled, or the worker is to stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobParts:
+    """What jobs work with: the project, the ledger's jobs and the stored files."""
+
+    bed: Project
+    rows: IndexJobs
+    files: FileService
+
+
+class IndexJobExecution:
+    """The execution of one stage of a job by the worker that holds its lease."""
+
+    def __init__(
+        self, row: IndexJobRow, parts: JobParts, *, worker: str, monotonic: Callable[[], float]
+    ) -> None:
+        """Continue `row`, which `worker` holds."""
+        self.row, self._parts, self._worker = row, parts, worker
+        self._bed, self._clock, self._monotonic = parts.bed, parts.bed.clock, monotonic
+        self._stage = row.stage
+        self._source = documents_source(row.collection)
+        self._owner = JobOwner(parts.bed.ledger.keys, row.owner)
+        self._stop, self._over = asyncio.Event(), asyncio.Event()
+        self._idle = 0  # slices in a row that embedded nothing
+
+    @property
+    def stage(self) -> str:
+        """The stage that is executed."""
+        return self._stage
+
+    def stop(self) -> None:
+        """Stop soon; what is done is kept, and the job continues later."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Do the work of the job's stage, and pass it on; afterwards nobody holds the job.
+
+        Raises:
+            LeaseLost: another process executes the job.
+        """
+        renewing = asyncio.create_task(self._renew())
+        try:
+            await self._attempt()
+        finally:
+            self._over.set()
+            await asyncio.gather(renewing, return_exceptions=True)
+
+    async def _attempt(self) -> None:
+        try:
+            await self._begin()
+            with background():
+                await (self._cancelling() if self.row.cancel else getattr(self, f"_{self.row.stage}")())
+        except Stopped:
+            await self._release(attempts=0)
+        except (Misconfigured, Rejected) as error:
+            await self._end(FAILED, error=str(error))
+        except Transient as error:
+            wait = error.retry_after or min(RETRY_MOST, RETRY * 2 ** min(self.row.attempts, 10))
+            await self._release(reason=str(error), due=self._clock() + round(wait * 1e6))
+        except Error as error:
+            await self._fail_after_attempts(str(error))
+
+    async def _begin(self) -> None:
+        """Give up a job that kills its workers, and say that it has begun."""
+        row = self.row
+        if row.attempts > ATTEMPTS_MOST:
+            raise Rejected(
+                f"its worker ended {ATTEMPTS_MOST} times during {row.stage} without getting on; the server's log may"
+                " say why, and `flowbed jobs retry` starts the job again"
+            )
+        if not row.cancel and await self._owner.caller() is None:
+            # Its key was revoked.
+            cancelled = await self._parts.rows.cancel(
+                row.id, "keep", note("cancelling", self._clock(), finished="keep")
+            )
+            self.row = cancelled or row
+        if row.state == "queued":
+            await self._save([note("started", self._clock())], state="running", reason="")
+
+    async def _chunking(self) -> None:
+        """Chunk the documents of the job into batch files and record them, or let all of a collection wait again."""
+        context = self._bed.run_context()
+        await asyncio.to_thread(context.embedder)
+        parts = await read_input(self._bed.store, self.row.id)
+        problems = [] if self.row.kind == REEMBED else await self._sync(parts, context)
+        if self.row.kind == REEMBED:
+            await self._require_space(context)
+            states = await requeue_collection(self._bed.ledger, self.row.collection, now=self._clock())
+        else:
+            states = await self._states(parts)
+        await self._pass_on(
+            EMBEDDING,
+            documents=len(parts),
+            chunks=states.total,
+            skipped=states.stored,
+            stored=states.stored,
+            failed=len(problems),
+            faults=_faults(problems),
+            estimated_usd=states.waiting_tokens * context.embedder().price / 1e6,
+            batches=orjson.dumps(states.batches).decode(),
+        )
+
+    async def _sync(self, parts: Sequence[JobDocument | JobFile | str], context: RunContext) -> list[Problem]:
+        """Write what is new and changed of the documents as batch files; return why some could not be read."""
+        from flowbed.pipeline.sync import check_space, sync
+
+        feed = ConfiguredSource(
+            source=InputDocuments(parts, self._parts.files, owner=self.row.owner, clock=self._clock),
+            rules=self._rules,
+        )
+        await check_space(feed, context)
+        await keep_replaced(self.row.id, parts, self._rules, context)
+        synced: Synced = await self._interruptible(sync(feed, context, allow_deletes=True, troubled=False))
+        if any(not each.document for each in synced.problems):
+            raise Transient("other jobs kept writing the same collection; it is tried again")
+        return synced.problems
+
+    @property
+    def _rules(self) -> Rules:
+        chunking: dict[str, int] = orjson.loads(self.row.chunking)
+        return Rules(source=self._source, collections=(self.row.collection,), **chunking)
+
+    async def _require_space(self, context: RunContext) -> None:
+        live = await context.collections.get(self.row.collection)
+        if live is not None:
+            require_same(live, context.embedder().space)
+
+    async def _states(self, parts: Sequence[JobDocument | JobFile | str]) -> ChunkStates:
+        if self.row.kind == REEMBED:
+            return await read_collection_states(self._bed.ledger, self.row.collection)
+        return await read_states(self._bed.ledger, self._source, [id_of(each) for each in parts])
+
+    async def _embedding(self) -> None:
+        """Embed the chunks of the job's batch files, and write deltas that no commit holds yet."""
+        from flowbed.lanes.embed import embed  # loads numpy and lance
+
+        context = replace(self._bed.run_context(), commits=False)
+        batches = {batch: (source,) for batch, source in orjson.loads(self.row.batches).items()}
+        sources = {source for some in batches.values() for source in some}
+        begun = self._monotonic()
+        while await self._waiting(context, batches):
+            self._require_going_on()
+            if self._monotonic() - begun > TURN_SECONDS:
+                raise Stopped
+            await self._count(
+                await self._interruptible(embed(context, sources=sources, batches=batches, limit=SLICE))
+            )
+        # Deletions come last: with the new rows they are in one commit.
+        await embed(context, sources=(self._source,), batches={"": (self._source,)})
+        await self._pass_on(STORING)
+
+    async def _storing(self) -> None:
+        """Commit what was embedded, and end the job."""
+        await self._commit(self._bed.run_context())
+        parts = await read_input(self._bed.store, self.row.id)
+        states = await self._states(parts)
+        if states.waiting:
+            await self._pass_on(EMBEDDING, stored=states.stored)
+        elif states.held:
+            raise Transient("another process is embedding some of its chunks")
+        else:
+            await self._finish(states)
+
+    async def _commit(self, context: RunContext) -> None:
+        from flowbed.lanes.write_deltas import commit_readable  # loads numpy and lance
+        from flowbed.pipeline.run import tidy
+
+        tally = RunStats()
+        await commit_readable(self.row.collection, context, tally)
+        for error in tally.unreadable.values():
+            raise error
+        await tidy(context, tally)
+        for problem in (await self._bed.publish_due()).failures:
+            log.warning("job %s: publishing %s: %s", self.row.id, problem.subject, problem.reason)
+
+    async def _cancelling(self) -> None:
+        """End the job: keep the documents that are finished, or none, and put back what the others replaced."""
+        from flowbed.lanes.embed import embed  # loads numpy and lance
+        from flowbed.pipeline.sync import sync
+
+        context = self._bed.run_context()
+        await asyncio.to_thread(context.embedder)
+        parts = await read_input(self._bed.store, self.row.id)
+        if self.row.cancel == "keep":
+            await self._commit(context)
+        before = await read_replaced(self._bed.store, self.row.id)
+        states = await self._states(parts)
+        wanted = set(before) if self.row.cancel == "rollback" else before.keys() & states.unfinished
+        wanted &= await still_its_own(parts, self._rules, context)
+        if wanted:
+            feed = ConfiguredSource(source=Replaced(before, wanted), rules=self._rules)
+            await sync(feed, context, allow_deletes=True, troubled=False)
+        batches = {batch: (source,) for batch, source in (await self._states(parts)).batches.items()}
+        # Old and new rows, and deletions, are in one commit: nothing of the job is seen on the way.
+        uncommitted = replace(context, commits=False)
+        if batches:
+            await embed(uncommitted, sources=(self._source,), batches=batches)
+        await embed(uncommitted, sources=(self._source,), batches={"": (self._source,)})
+        await self._commit(context)
+        left = await self._states(parts)
+        if left.waiting or left.held:
+            raise Transient("what the job replaced is not back yet")
+        own = sorted(await still_its_own(parts, self._rules, context))
+        kept = await read_states(self._bed.ledger, self._source, [] if self.row.cancel == "rollback" else own)
+        await self._bed.store.delete([replaced_key(self.row.id)])
+        await self._end(CANCELLED, stored=left.stored if self.row.kind == REEMBED else kept.stored)
+
+    async def _finish(self, states: ChunkStates) -> None:
+        row = self.row
+        faults = orjson.loads(row.faults) + [
+            {"document": each.document, "message": each.error} for each in states.refused
+        ]
+        failed = row.failed + len(states.refused)
+        nothing = failed and not states.stored
+        await self._end(
+            FAILED if nothing else COMPLETED,
+            error="none of its documents could be stored; `errors` say why" if nothing else "",
+            stored=states.stored,
+            failed=failed,
+            faults=orjson.dumps(faults[:FAULTS_MOST]).decode(),
+        )
+
+    async def _waiting(self, context: RunContext, batches: Mapping[str, Collection[str]]) -> bool:
+        """Tell whether any chunk of the batch files can be claimed."""
+        from flowbed.lanes.claims import WAITING
+
+        chunks, now = self._bed.ledger.chunks, context.clock()
+        for batch, sources in batches.items():
+            if await chunks.ready(batch, WAITING, now=now, sources=sources):
+                return True
+        return False
+
+    async def _count(self, done: RunStats) -> None:
+        """Count what a slice did.
+
+        Raises:
+            Transient: it got nowhere.
+        """
+        row = self.row
+        if done.chunks or done.sent:
+            sent = min(done.sent, done.chunks)
+            await self._save(
+                progress=True,
+                embedded=row.embedded + sent,
+                cached=row.cached + done.chunks - sent,
+                tokens=row.tokens + done.tokens,
+                billed_usd=row.billed_usd + done.cost_usd,
+                attempts=0,
+            )
+        # A chunk that was refused waits no more; one that failed for a passing reason does, and at once.
+        self._idle = 0 if done.chunks else self._idle + 1
+        if done.stopped or self._idle == IDLE_MOST:
+            raise Transient(
+                done.stopped or (done.failures[0].reason if done.failures else "its chunks are held")
+            )
+
+    def _require_going_on(self) -> None:
+        if self._stop.is_set() or self.row.cancel:
+            raise Stopped
+
+    async def _interruptible(self, work: Coroutine[Any, Any, Any]) -> Any:  # the result of the work
+        """Await work, which is cancelled when the job is to stop."""
+        task = asyncio.create_task(work)
+        stop = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise Stopped
+            return await task
+        finally:
+            for each in (task, stop):
+                each.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
+
+    async def _renew(self) -> None:
+        """Renew the lease, and notice that the job was cancelled or taken over."""
+        while not await self._is_over():
+            now = self._clock()
+            until = now + round(LEASE_SECONDS * 1e6)
+            try:
+                held = await self._parts.rows.hold(self.row.id, worker=self._worker, now=now, until=until)
+            except Error:
+                continue  # its lease lasts for many renewals
+            if held is None or (held.cancel and not self.row.cancel):
+                self._stop.set()
+
+    async def _is_over(self) -> bool:
+        """Wait for the end of the work, or until the lease is to be renewed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RENEW_SECONDS):
+                await self._over.wait()
+        return self._over.is_set()
+
+    async def _pass_on(self, stage: str, **changes: Any) -> None:
+        """Pass the job on to the workers of another stage."""
+        at = self._clock()
+        await self._save(
+            [note("stage", at, stage=stage)],
+            progress=True,
+            stage=stage,
+            attempts=0,
+            due=0,
+            reason="",
+            worker="",
+            until=0,
+            **changes,
+        )
+
+    async def _release(self, *, attempts: int | None = None, due: int = 0, reason: str = "") -> None:
+        """Let any worker continue the job, when it is due."""
+        row = self.row
+        # A failure that was seen is none of the worker's ends.
+        left = max(0, row.attempts - 1) if attempts is None else attempts
+        notes = [note("warning", self._clock(), message=reason)] if reason and reason != row.reason else []
+        await self._save(notes, attempts=left, due=due, reason=reason, worker="", until=0)
+
+    async def _fail_after_attempts(self, error: str) -> None:
+        """Try again later what failed for a reason of our own, and give it up after some attempts."""
+        if self.row.attempts >= ATTEMPTS_MOST:
+            await self._end(FAILED, error=error)
+            return
+        wait = min(RETRY_MOST, RETRY * 2**self.row.attempts)
+        await self._release(attempts=self.row.attempts, due=self._clock() + round(wait * 1e6), reason=error)
+
+    async def _end(self, state: str, *, error: str = "", **changes: Any) -> None:
+        at = self._clock()
+        ended = replace(self.row, state=state, error=error, **changes)
+        await self._save(
+            [end_note(ended, at)],
+            state=state,
+            error=error,
+            reason="",
+            ended=at,
+            worker="",
+            until=0,
+            **changes,
+        )
+        if state == COMPLETED:
+            await self._bed.store.delete([input_key(self.row.id), replaced_key(self.row.id)])
+
+    async def _save(self, notes: Sequence[JobNote] = (), *, progress: bool = False, **changes: Any) -> None:
+        """Write changed fields with their events, and stamp the start of a new state."""
+        now = self._clock()
+        until = now + round(LEASE_SECONDS * 1e6)
+        row = replace(self.row, **{"worker": self._worker, "until": until, **changes})
+        if row.state != self.row.state:
+            stamps = {**orjson.loads(row.stamps), row.state: now}
+            row = replace(row, stamps=orjson.dumps(stamps).decode())
+        if progress:
+            notes = [*notes, progress_note(row, now)]
+        saved = await self._parts.rows.save(row, notes, worker=self._worker)
+        if saved is None:
+            raise LeaseLost
+        self.row = saved
+
+
+def _faults(problems: Sequence[Problem]) -> str:
+    """Return why documents could not be read, as JSON."""
+    return orjson.dumps(
+        [{"document": each.document, "message": each.reason} for each in problems[:FAULTS_MOST]]
+    ).decode()

@@ -1,0 +1,307 @@
+"""/v1/jobs: what is sent is chunked, embedded and stored in the background, and its owner sees how far it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.server.conftest import Running, write_project
+
+from flowbed.services.jobs.worker import PLACES, IndexJobWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.server.conftest import Reply
+
+
+class Jobs:
+    """A client of a server's jobs, and the worker that executes them when a test says so."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+
+    def create(self, *, headers: dict[str, str] | None = None, **body: Any) -> Reply:
+        return self.running.call("POST", "/v1/jobs", {"collection": "notes", **body}, headers)
+
+    def made(self, **body: Any) -> str:
+        reply = self.create(**body)
+        assert reply.status == 202, reply.body
+        return str(reply.json["id"])
+
+    def get(self, job: str) -> dict[str, Any]:
+        reply = self.running.call("GET", f"/v1/jobs/{job}")
+        assert reply.status == 200, reply.body
+        found: dict[str, Any] = reply.json
+        return found
+
+    def post(self, path: str, body: Any = b"") -> Reply:
+        return self.running.call("POST", f"/v1/jobs/{path}", body)
+
+    def listed(self, query: str) -> dict[str, Any]:
+        reply = self.running.call("GET", "/v1/jobs", query=query)
+        assert reply.status == 200, reply.body
+        found: dict[str, Any] = reply.json
+        return found
+
+    def uploaded(self, name: str, content: bytes) -> str:
+        """Store a file, and return its id."""
+        mark = "boundary"
+        form = (
+            f'--{mark}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
+            f'--{mark}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n"
+        ).encode()
+        headers = {"content-type": f"multipart/form-data; boundary={mark}"}
+        reply = self.running.call(
+            "POST", "/v1/files", form + content + f"\r\n--{mark}--\r\n".encode(), headers
+        )
+        assert reply.status == 200, reply.body
+        return str(reply.json["id"])
+
+    def work(self, *stages: str) -> None:
+        """Execute every job that waits, in these stages or in all."""
+        places = dict.fromkeys(stages or PLACES, 1)
+
+        async def work() -> None:
+            await IndexJobWorker(self.running.service.index_jobs, places=places).finish()
+
+        self.running.wait(work())
+
+    def rows(self, document: str, collection: str = "notes") -> list[str]:
+        """Return the texts of a document's rows, in order."""
+        where = {"document": document}
+        reply = self.running.call(
+            "POST", "/v1/search", {"query": "a", "collection": collection, "where": where, "limit": 9}
+        )
+        return [hit["document"] for hit in sorted(reply.json["hits"], key=lambda hit: hit["id"])]
+
+    def versions(self, collection: str) -> int:
+        reply = self.running.call("POST", "/v1/search", {"query": "a", "collection": collection})
+        return int(reply.json["versions"][collection])
+
+    def search(self, query: str, collection: str = "notes") -> list[dict[str, Any]]:
+        reply = self.running.call(
+            "POST", "/v1/search", {"query": query, "collection": collection, "limit": 3}
+        )
+        hits: list[dict[str, Any]] = reply.json.get("hits", [])
+        return hits
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    running = Running(write_project(tmp_path_factory.mktemp("jobs")))
+    yield Jobs(running)
+    running.close()
+
+
+def test_job_of_texts_is_chunked_embedded_and_stored(jobs: Jobs) -> None:
+    job = jobs.made(
+        texts=["a kettle in a cupboard", {"text": "a spoon", "id": "spoon", "metadata": {"n": 1}}]
+    )
+    before = jobs.get(job)
+    assert (before["status"], before["stage"], before["counts"]["chunks"]) == ("queued", "chunking", None)
+    jobs.work()
+    done = jobs.get(job)
+    assert (done["status"], done["stage"], done["progress"]) == ("completed", None, 1.0), done
+    assert done["counts"] == {
+        "documents": 2,
+        "chunks": 2,
+        "embedded": 2,
+        "cached": 0,
+        "stored": 2,
+        "failed": 0,
+        "skipped": 0,
+    }
+    (best, *_) = jobs.search("a spoon")
+    assert (best["document"], best["metadata"]["n"]) == ("a spoon", 1)
+
+
+def test_job_of_a_stored_file_is_read_as_a_file_is(jobs: Jobs) -> None:
+    for by in ("file_id", "url"):
+        file = jobs.uploaded("notes.md", b"# Kitchen\n\nThe teapot has a lid.\n" + by.encode())
+        job = jobs.made(**{by: file if by == "file_id" else f"http://127.0.0.1/v1/files/{file}"})
+        jobs.work()
+        assert jobs.get(job)["status"] == "completed", jobs.get(job)
+        (text,) = jobs.rows(file)
+        assert "The teapot has a lid." in text
+
+
+def test_job_with_an_unreadable_file_keeps_the_others(jobs: Jobs) -> None:
+    """A document that cannot be read is listed with the reason; if none can be, the job has failed."""
+    broken = jobs.uploaded("paper.pdf", b"%PDF-1.7 not really")
+    job = jobs.made(file_id=broken)
+    jobs.work()
+    failed = jobs.get(job)
+    assert (failed["status"], failed["counts"]["failed"]) == ("failed", 1)
+    assert failed["errors"][0]["document"] == broken
+    assert failed["error"]["message"]
+
+
+def test_job_repeated_embeds_nothing_again(jobs: Jobs) -> None:
+    texts = [{"id": f"again-{n}", "text": f"a sentence said twice, number {n}"} for n in range(5)]
+    first, second = jobs.made(texts=texts), ""
+    jobs.work()
+    second = jobs.made(texts=texts)
+    jobs.work()
+    assert jobs.get(first)["counts"]["embedded"] == 5
+    counts = jobs.get(second)["counts"]
+    assert (counts["embedded"], counts["skipped"], counts["stored"]) == (0, 5, 5)
+
+
+def test_job_replaces_a_document_of_the_same_id(jobs: Jobs) -> None:
+    for text in ("the first edition. " * 100, "the second edition"):
+        jobs.made(document={"id": "book", "text": text})
+        jobs.work()
+    assert jobs.rows("book") == ["the second edition"]
+
+
+def test_cancel_before_work_begins_leaves_nothing(jobs: Jobs) -> None:
+    job = jobs.made(document={"id": "unwanted", "text": "nobody reads this"})
+    cancelled = jobs.post(f"{job}/cancel")
+    assert (cancelled.status, cancelled.json["status"]) == (200, "cancelling")
+    jobs.work()
+    assert jobs.get(job)["status"] == "cancelled"
+    assert jobs.rows("unwanted") == []
+    # An ended job stays as it is.
+    again = jobs.post(f"{job}/cancel", {"rollback": True})
+    assert (again.status, again.json["status"]) == (200, "cancelled")
+
+
+@pytest.mark.parametrize("stage", ["embedding", "storing"])
+@pytest.mark.parametrize("rollback", [False, True])
+def test_cancel_between_stages_puts_back_what_was_replaced(jobs: Jobs, stage: str, rollback: bool) -> None:
+    """What is embedded is kept, unless it is rolled back; what is not is as it was before."""
+    old, new = f"old-{stage}-{rollback}", f"new-{stage}-{rollback}"
+    jobs.made(document={"id": old, "text": "as it was", "title": "Title", "metadata": {"n": 1}})
+    jobs.work()
+    job = jobs.made(texts=[{"id": old, "text": "as it is now"}, {"id": new, "text": "added"}])
+    jobs.work(*(("chunking",) if stage == "embedding" else ("chunking", "embedding")))
+    assert jobs.get(job)["stage"] == stage
+    jobs.post(f"{job}/cancel", {"rollback": rollback})
+    jobs.work()
+    done = jobs.get(job)
+    assert done["status"] == "cancelled"
+    kept = stage == "storing" and not rollback
+    assert jobs.rows(old) == (["as it is now"] if kept else ["as it was"])
+    assert jobs.rows(new) == (["added"] if kept else [])
+    assert done["counts"]["stored"] == (2 if kept else 0)
+
+
+def test_rollback_leaves_what_another_job_wrote_since(jobs: Jobs) -> None:
+    first = jobs.made(document={"id": "shared", "text": "by the first job"})
+    jobs.work("chunking")
+    jobs.made(document={"id": "shared", "text": "by the second job"})
+    jobs.work("chunking")
+    jobs.post(f"{first}/cancel", {"rollback": True})
+    jobs.work()
+    assert jobs.rows("shared") == ["by the second job"]
+
+
+def test_retry_of_a_cancelled_job_finishes_it(jobs: Jobs) -> None:
+    job = jobs.made(document={"id": "later", "text": "first cancelled, then wanted after all"})
+    jobs.post(f"{job}/cancel")
+    assert jobs.post(f"{job}/retry").status == 409
+    jobs.work()
+    assert jobs.post(f"{job}/retry").json["status"] == "queued"
+    jobs.work()
+    assert jobs.get(job)["status"] == "completed"
+    assert jobs.rows("later") == ["first cancelled, then wanted after all"]
+    refused = jobs.post(f"{job}/retry")
+    assert (refused.status, refused.headers["x-should-retry"]) == (409, "false")
+
+
+def test_reembed_writes_every_row_again(jobs: Jobs) -> None:
+    jobs.made(collection="twice", texts=["one text", "another text"])
+    jobs.work()
+    versions = jobs.versions("twice")
+    job = jobs.made(collection="twice", reembed=True)
+    jobs.work()
+    counts = jobs.get(job)["counts"]
+    assert (counts["chunks"], counts["cached"], counts["stored"]) == (2, 2, 2)
+    assert jobs.versions("twice") > versions
+    assert len(jobs.search("one text", "twice")) == 2
+    assert jobs.create(collection="nothing", reembed=True).status == 404
+
+
+def test_idempotency_key_makes_one_job(jobs: Jobs) -> None:
+    body: dict[str, Any] = {"texts": ["said once"]}
+    first = jobs.create(headers={"idempotency-key": "k1"}, **body)
+    again = jobs.create(headers={"idempotency-key": "k1"}, **body)
+    assert (first.status, again.status) == (202, 200)
+    assert (again.json["id"], again.headers["idempotency-replayed"]) == (first.json["id"], "true")
+    assert first.headers["location"] == f"/v1/jobs/{first.json['id']}"
+    by_field = jobs.create(idempotency_key="k1", **body)
+    assert by_field.json["id"] == first.json["id"]
+    other = jobs.create(headers={"idempotency-key": "k1"}, texts=["something else"])
+    assert (other.status, other.refused()["code"]) == (422, "idempotency_key_reused")
+    assert other.headers["x-should-retry"] == "false"
+    assert jobs.create(headers={"idempotency-key": "k2"}, idempotency_key="k3", **body).status == 400
+    jobs.work()
+    late = jobs.create(headers={"idempotency-key": "k1"}, **body)
+    assert (late.status, late.json["status"]) == (200, "completed")
+
+
+def test_refused_request_uses_no_idempotency_key(jobs: Jobs) -> None:
+    refused = jobs.create(headers={"idempotency-key": "fresh"}, texts=["x"], priority=101)
+    assert refused.status == 400
+    assert jobs.create(headers={"idempotency-key": "fresh"}, texts=["x"], priority=100).status == 202
+    jobs.work()
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "texts"),
+        ({"texts": ["a"], "document": {"text": "b"}}, "document"),
+        ({"texts": ["a"], "reembed": True}, "reembed"),
+        ({"texts": []}, "texts"),
+        ({"texts": [""]}, "texts"),
+        ({"texts": [{"id": "a", "text": "x"}, {"id": "a", "text": "y"}]}, "texts"),
+        ({"texts": [{"id": "x" * 513, "text": "x"}]}, "texts"),
+        ({"texts": ["a"], "collection": "No Name"}, "collection"),
+        ({"texts": ["a"], "chunking": {"capacity": 3}}, "chunking"),
+        ({"url": "http://169.254.169.254/latest/meta-data"}, "url"),
+        ({"url": "file:///etc/passwd"}, "url"),
+        ({"texts": ["a"], "metadata": {"k": "v" * 513}}, "metadata"),
+        ({"texts": ["a"], "priorty": 1}, "priorty"),
+    ],
+)
+def test_invalid_job_is_refused(jobs: Jobs, body: dict[str, Any], param: str) -> None:
+    reply = jobs.create(**body)
+    assert reply.status == 400, reply.body
+    assert (reply.refused()["param"] or "").split(".")[0].split("[")[0] == param
+
+
+def test_job_of_an_unknown_file_is_not_found(jobs: Jobs) -> None:
+    reply = jobs.create(file_id="file-unknown")
+    assert (reply.status, reply.refused()["param"]) == (404, "file_id")
+
+
+def test_jobs_are_listed_by_status_and_page(jobs: Jobs) -> None:
+    made = [jobs.made(collection="listed", texts=[f"listed {n}"]) for n in range(3)]
+    listed = jobs.listed("collection=listed&limit=2")
+    assert ([each["id"] for each in listed["data"]], listed["has_more"]) == ([made[2], made[1]], True)
+    rest = jobs.listed(f"collection=listed&after={listed['last_id']}")
+    assert ([each["id"] for each in rest["data"]], rest["has_more"]) == ([made[0]], False)
+    jobs.post(f"{made[0]}/cancel")
+    assert [each["id"] for each in jobs.listed("collection=listed&status=cancelling,completed")["data"]] == [
+        made[0]
+    ]
+    jobs.work()
+    assert len(jobs.listed("collection=listed&status=completed&order=asc")["data"]) == 2
+    assert jobs.running.call("GET", "/v1/jobs", query="status=done").status == 400
+    assert jobs.running.call("GET", "/v1/jobs", query="after=job_unknown").status == 404
+
+
+def test_priority_orders_the_jobs_of_a_key_and_may_change(jobs: Jobs) -> None:
+    low = jobs.made(texts=["can wait"], priority=10)
+    high = jobs.made(texts=["urgent"], priority=90)
+    assert jobs.get(low)["queue"]["ahead"] == 1
+    assert jobs.get(high)["queue"]["ahead"] == 0
+    changed = jobs.running.call("PATCH", f"/v1/jobs/{low}", {"priority": 100, "metadata": {"why": "hurry"}})
+    assert (changed.json["priority"], changed.json["metadata"]) == (100, {"why": "hurry"})
+    assert jobs.get(high)["queue"]["ahead"] == 1
+    jobs.work()
+    ended = jobs.running.call("PATCH", f"/v1/jobs/{low}", {"priority": 1})
+    assert (ended.status, ended.headers["x-should-retry"]) == (409, "false")
