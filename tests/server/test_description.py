@@ -31,6 +31,7 @@ OPERATIONS = {
     "GET /v1/files/{file}/content",
     "GET /v1/jobs",
     "GET /v1/jobs/{job}",
+    "GET /v1/jobs/{job}/events",
     "GET /v1/models",
     "GET /v1/models/{model}",
     "PATCH /v1/jobs/{job}",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import itertools
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -305,3 +309,94 @@ def test_priority_orders_the_jobs_of_a_key_and_may_change(jobs: Jobs) -> None:
     jobs.work()
     ended = jobs.running.call("PATCH", f"/v1/jobs/{low}", {"priority": 1})
     assert (ended.status, ended.headers["x-should-retry"]) == (409, "false")
+
+
+def test_events_are_paged_and_numbered_without_gaps(jobs: Jobs) -> None:
+    job = jobs.made(texts=["one", "two"])
+    jobs.work()
+    page = jobs.running.call("GET", f"/v1/jobs/{job}/events", query="limit=2").json
+    assert ([each["id"] for each in page["data"]], page["has_more"]) == ([1, 2], True)
+    rest = jobs.running.call("GET", f"/v1/jobs/{job}/events", query="after=2").json
+    assert [each["id"] for each in rest["data"]] == list(range(3, 3 + len(rest["data"])))
+    types = [each["type"] for each in (*page["data"], *rest["data"])]
+    assert types[0] == "job.created"
+    assert [each for each in types if each == "job.stage"] == ["job.stage"] * 2
+    assert types[-1] == "job.completed"
+    assert rest["data"][-1]["data"]["counts"]["stored"] == 2
+    for query in ("after=-1", "after=x", "limit=0", "since=1"):
+        assert jobs.running.call("GET", f"/v1/jobs/{job}/events", query=query).status == 400
+
+
+def test_events_of_an_ended_job_stop_the_client(jobs: Jobs) -> None:
+    """A client that has read everything gets 204, after which a browser does not connect again."""
+    job = jobs.made(texts=["short"])
+    jobs.work()
+    events = stream(jobs.running.url, job, after=0)
+    numbers = [number for number, _ in events]
+    assert numbers == list(range(1, len(numbers) + 1))
+    with following(jobs.running.url, job, after=numbers[-1]) as answer:
+        assert answer.status == 204
+    assert jobs.running.call("GET", f"/v1/jobs/{job}/events", headers={"last-event-id": "x"}).status == 400
+
+
+def test_events_followed_by_a_client_that_is_cut_come_once_and_in_order(jobs: Jobs) -> None:
+    """The client connects again with the last number that it has; whatever it is cut off after."""
+    job = jobs.made(texts=[f"followed {n}" for n in range(3)])
+    working = threading.Thread(target=jobs.work)
+    seen: list[tuple[int, str]] = []
+    cuts = itertools.cycle([1, 2])
+    working.start()
+    for _ in range(50):
+        if seen and seen[-1][1] in ("job.completed", "job.failed"):
+            break
+        seen += stream(jobs.running.url, job, after=seen[-1][0] if seen else 0, most=next(cuts))
+    working.join(60)
+    assert seen[-1][1] == "job.completed"
+    assert [number for number, _ in seen] == list(range(1, len(seen) + 1))
+
+
+def test_events_are_followed_on_two_streams_at_once(jobs: Jobs) -> None:
+    job = jobs.made(texts=["watched by two"])
+    found: list[list[tuple[int, str]]] = [[], []]
+    threads = [
+        threading.Thread(target=lambda n=n: found[n].extend(stream(jobs.running.url, job, after=n)))
+        for n in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    jobs.work()
+    for thread in threads:
+        thread.join(60)
+    assert found[0][1:] == found[1]
+    assert found[1][-1][1] == "job.completed"
+
+
+@contextlib.contextmanager
+def following(url: str, job: str, *, after: int) -> Iterator[http.client.HTTPResponse]:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+    try:
+        connection.request("GET", f"/v1/jobs/{job}/events", headers=headers)
+        with connection.getresponse() as answer:
+            yield answer
+    finally:
+        connection.close()
+
+
+def stream(url: str, job: str, *, after: int, most: int = 1_000) -> list[tuple[int, str]]:
+    """Read up to `most` events of a stream, then break the connection off; return their numbers and types."""
+    found: list[tuple[int, str]] = []
+    number = 0
+    with following(url, job, after=after) as answer:
+        if answer.status == 204:
+            return found
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer:
+            name, _, value = line.decode().rstrip("\n").partition(": ")
+            if name == "id":
+                number = int(value)
+            elif name == "event":
+                found.append((number, value))
+            if len(found) == most:
+                break
+    return found

@@ -180,3 +180,33 @@ class JobList(BaseModel):
     first_id: str | None
     last_id: str | None
     has_more: bool
+
+
+class EventsQuery(Closed):
+    """Which events of a job."""
+
+    after: Annotated[
+        int, Field(ge=0, description="The id of the last event read; the header Last-Event-ID counts first.")
+    ] = 0
+    limit: Annotated[int, Field(ge=1, le=LIST_MOST, description="Of a page; a stream has no limit.")] = (
+        LIST_MOST
+    )
+
+
+class JobEvent(BaseModel):
+    """An event of a job; ids count from 1 without gaps."""
+
+    id: int
+    object: Literal["job.event"]
+    job: str
+    type: Annotated[str, Field(examples=["job.progress"])]
+    created_at: int
+    data: dict[str, Any]
+
+
+class JobEventList(BaseModel):
+    """A page of a job's events, oldest first."""
+
+    object: Literal["list"]
+    data: list[JobEvent]
+    has_more: bool

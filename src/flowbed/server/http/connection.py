@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from flowbed.server.http.transport import HoldingTransport, unsent
 
 if TYPE_CHECKING:
-    import asyncio
-
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from flowbed.server.http.places import Addresses
@@ -60,6 +59,7 @@ class Connection(HttpToolsProtocol):
         # The request that is being answered, if its work is worth nothing without the client.
         self.answering: asyncio.Task[Any] | None = None
         self.left = False  # the client
+        self.leaving = asyncio.Event()  # set when the client has left, or the server is to end
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         """Wait for the first head."""
@@ -83,9 +83,15 @@ class Connection(HttpToolsProtocol):
         self._head.clear()
         self._kept.clear()
         self.left = True
+        self.leaving.set()
         if self.answering is not None:
             self.answering.cancel()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Close the connection after the response; one without an end is told to end."""
+        self.leaving.set()
+        super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Parse what belongs to the current request, and keep the rest until it is answered."""

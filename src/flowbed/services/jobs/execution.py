@@ -178,7 +178,7 @@ class IndexJobExecution:
         from flowbed.pipeline.sync import check_space, sync
 
         feed = ConfiguredSource(
-            source=InputDocuments(parts, self._parts.files, owner=self.row.owner, clock=self._clock),
+            source=InputDocuments(parts, self._parts.files, self._bed.store, owner=self.row.owner),
             rules=self._rules,
         )
         await check_space(feed, context)

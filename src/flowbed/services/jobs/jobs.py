@@ -12,6 +12,7 @@ from flowbed.index.active_space import require_collection
 from flowbed.ledger.index_jobs import HoldsIndexJobs, IndexJobRow
 from flowbed.services.files import IDS, new_id
 from flowbed.services.jobs.execution import JobParts
+from flowbed.services.jobs.following import JobFollowing
 from flowbed.services.jobs.notes import note
 from flowbed.services.jobs.requests import FOLDER, KeyReused, encode, input_key
 from flowbed.services.jobs.undo import replaced_key
@@ -45,11 +46,19 @@ class IndexJobService:
         self._bed, self._files, self._serving = bed, files, serving
         self._clock = bed.clock
         self.changed = asyncio.Event()  # set when there is new work
+        self._following: JobFollowing | None = None
 
     @property
     def parts(self) -> JobParts:
         """What the execution of jobs works with."""
         return JobParts(bed=self._bed, rows=self._rows, files=self._files)
+
+    @property
+    def following(self) -> JobFollowing:
+        """What follows the events of jobs, for all clients of this process."""
+        if self._following is None:
+            self._following = JobFollowing(self._rows)
+        return self._following
 
     @property
     def _rows(self) -> IndexJobs:
