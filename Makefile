@@ -16,6 +16,7 @@ PEERS := .bench/peers/chroma/$(call installed,benchmarks/peers.txt) \
 # Clients of the server that tests run. They depend on dozens of packages that Flowbed does not need, so each has its own
 # environment. Without npm the one for Node is left out, and its tests say so.
 CLIENTS := .clients/python/$(call installed,tests/clients/requirements.txt) \
+	.clients/frameworks/$(call installed,tests/integrations/requirements.txt) \
 	$(if $(shell command -v npm),.clients/node/$(call installed,tests/clients/node/package.json))
 # What tests start, as command:package of Debian.
 SERVICES := redis-server:redis-server node:nodejs npm:npm
@@ -94,6 +95,13 @@ clients: $(CLIENTS)  ## install the clients that the tests use, each in its own 
 
 .clients/python/.installed-%: tests/clients/requirements.txt
 	$(call environment,$<,$(@D))
+	@touch $@
+
+# It sees the packages of .venv after its own: Flowbed runs in it.
+.clients/frameworks/.installed-%: tests/integrations/requirements.txt $(STAMP)
+	$(call environment,$<,$(@D))
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > .venv-packages && \
+		mv .venv-packages "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/flowbed.pth"
 	@touch $@
 
 .clients/node/.installed-%: tests/clients/node/package.json

@@ -18,6 +18,9 @@ from flowbed.wiring.project import OpenProject
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from flowbed.events.replay import Letter, Replayed
     from flowbed.events.stages import CommitReport
     from flowbed.index.active_space import Live
@@ -48,7 +51,7 @@ if TYPE_CHECKING:
     from flowbed.publish.chroma.pull import Pulled, StorageMode
     from flowbed.publish.exporting import Exported, Kind
     from flowbed.publish.records import Record
-    from flowbed.records import Hit, IndexedText, Plan, Report, SearchResults, Status
+    from flowbed.records import Hit, IndexedText, Plan, Purpose, Report, SearchResults, Status
     from flowbed.records.events import Handled
     from flowbed.records.precomputed import Ingested, PrecomputedRows
 
@@ -482,6 +485,45 @@ class Flowbed(OpenProject):
         else:
             found = [await require_collection(self._store, collection)]
         return await around(name, found, datasets=self._datasets, before=before, after=after)
+
+    async def rows(
+        self,
+        collection: str,
+        *,
+        ids: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
+        offset: int = 0,
+        limit: int | None = None,
+    ) -> tuple[IndexedText, ...]:
+        """Return the newest rows of a collection that have one of the `ids` and match `where`, in the order of ids.
+
+        All are held in memory: read large collections in parts, by `offset` and `limit`, or use `export`.
+
+        Raises:
+            NotFound: there is no such collection.
+            Rejected: the filter is invalid.
+        """
+        from flowbed.index.search.rows import RowReader, indexed_texts
+
+        live = await self._live(collection)
+        found = await RowReader(self._datasets).select(live, ids=ids, where=where, offset=offset, limit=limit)
+        return () if found is None else await indexed_texts(found)
+
+    async def vectors(self, *texts: str, purpose: Purpose = "document") -> NDArray[np.float32]:
+        """Embed texts with the project's model, through its cache, and store them nowhere else.
+
+        Returns:
+            An array of shape (texts, dimensions), in the order of the texts.
+
+        Raises:
+            Rejected: a text is empty, or the model refuses it.
+            Transient: the provider does not answer now.
+        """
+        model = await self._embedders.live()
+        if any(not text.strip() for text in texts):
+            raise Rejected("a text to embed is empty")
+        sent = await asyncio.to_thread(lambda: [model.read(text).sent for text in texts])
+        return (await model.embed(sent, purpose=purpose)).vectors
 
     async def write_rows(
         self,

@@ -14,6 +14,9 @@ from flowbed.errors import Rejected
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from flowbed.bed import Flowbed
     from flowbed.events.replay import Letter, Replayed
     from flowbed.events.stages import CommitReport
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
     from flowbed.publish.chroma.pull import Pulled, StorageMode
     from flowbed.publish.exporting import Exported, Kind
     from flowbed.publish.records import Record
-    from flowbed.records import Hit, IndexedText, Plan, Report, SearchResults, Status
+    from flowbed.records import Hit, IndexedText, Plan, Purpose, Report, SearchResults, Status
     from flowbed.records.events import Handled
     from flowbed.records.precomputed import Ingested, PrecomputedRows
 
@@ -383,6 +386,37 @@ class Blocking:
             Rejected: more than 50 rows of a side are asked for.
         """
         return self._wait(self._bed.around(name, before=before, after=after, collection=collection))
+
+    def rows(
+        self,
+        collection: str,
+        *,
+        ids: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
+        offset: int = 0,
+        limit: int | None = None,
+    ) -> tuple[IndexedText, ...]:
+        """Return the newest rows of a collection that have one of the `ids` and match `where`, in the order of ids.
+
+        All are held in memory: read large collections in parts, by `offset` and `limit`, or use `export`.
+
+        Raises:
+            NotFound: there is no such collection.
+            Rejected: the filter is invalid.
+        """
+        return self._wait(self._bed.rows(collection, ids=ids, where=where, offset=offset, limit=limit))
+
+    def vectors(self, *texts: str, purpose: Purpose = "document") -> NDArray[np.float32]:
+        """Embed texts with the project's model, through its cache, and store them nowhere else.
+
+        Returns:
+            An array of shape (texts, dimensions), in the order of the texts.
+
+        Raises:
+            Rejected: a text is empty, or the model refuses it.
+            Transient: the provider does not answer now.
+        """
+        return self._wait(self._bed.vectors(*texts, purpose=purpose))
 
     def write_rows(
         self,

@@ -6,18 +6,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import orjson
 
 from flowbed.errors import NotFound, Rejected
-from flowbed.index.search.rows import RowReader
-from flowbed.records import IndexedText
+from flowbed.index.search.rows import RowReader, indexed_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowbed.index.active_space import Live
     from flowbed.index.datasets import Datasets
-    from flowbed.index.search.rows import Selection
+    from flowbed.records import IndexedText
 
 # Rows on each side of one, at most: a reader wants a passage, not a document.
 MOST = 50
@@ -41,7 +39,7 @@ async def around(
         found = await reader.select(live, ids=[name])
         if found is None or not len(found):
             continue
-        (row,) = await _texts(found)
+        (row,) = await indexed_texts(found)
         place = {key: row.metadata[key] for key in ("source", "document") if key in row.metadata}
         document = await reader.select(live, where=place) if "document" in place else None
         if document is None:
@@ -51,20 +49,5 @@ async def around(
             return (row,)
         first = int(position[0])
         near = document.row_ids[max(0, first - before) : first + after + 1]
-        return await _texts(replace(document, row_ids=near))
+        return await indexed_texts(replace(document, row_ids=near))
     raise NotFound(f"no row of the index is called {name!r}; `flowbed why` says what became of a chunk")
-
-
-async def _texts(rows: Selection) -> tuple[IndexedText, ...]:
-    names = await rows.strings("id", first=0)
-    documents = await rows.strings("document", first=0)
-    metadatas = await rows.strings("metadata", first=0)
-    return tuple(
-        IndexedText(
-            id=name,
-            document=document or "",
-            metadata=orjson.loads(metadata) if metadata else {},
-            collection=rows.collection,
-        )
-        for name, document, metadata in zip(names, documents, metadatas, strict=True)
-    )

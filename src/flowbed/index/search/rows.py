@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import orjson
 import pyarrow as pa
 
 from flowbed.index.datasets import blocking
 from flowbed.index.search.filters import to_sql
 from flowbed.index.search.nearest import EVERY
 from flowbed.index.search.row_cache import vectors_in
+from flowbed.records import IndexedText
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -119,6 +121,22 @@ class RowReader:
         if order is None or order.dataset is not dataset:
             order = self._orders[live.key] = _Ordered(dataset, _matching(dataset, None, EVERY))
         return order.row_ids
+
+
+async def indexed_texts(rows: Selection) -> tuple[IndexedText, ...]:
+    """Read the ids, texts and metadata of selected rows, in their order."""
+    names = await rows.strings("id", first=0)
+    documents = await rows.strings("document", first=0)
+    metadatas = await rows.strings("metadata", first=0)
+    return tuple(
+        IndexedText(
+            id=name,
+            document=document or "",
+            metadata=orjson.loads(metadata) if metadata else {},
+            collection=rows.collection,
+        )
+        for name, document, metadata in zip(names, documents, metadatas, strict=True)
+    )
 
 
 def condition_of(ids: Sequence[str]) -> str:

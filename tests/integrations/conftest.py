@@ -1,0 +1,3 @@
+"""The suites run in an environment of their own, not here."""
+
+collect_ignore = ["suites"]
