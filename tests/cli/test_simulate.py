@@ -145,9 +145,33 @@ def test_simulate_slack_can_be_added_and_changed(tmp_path: Path) -> None:
     assert "Look at the log first." in found["C1/d/2026-01-05"].text
 
 
+def test_simulate_google_places_names_merchants_that_receipts_lack(tmp_path: Path) -> None:
+    """The options that are printed are those of a source of receipts; a request adds a place."""
+    lines = [{"line_id": 1, "text": "HARBOUR BOOKS"}, {"line_id": 2, "text": "9 HARBOUR STREET, WESTCLIFFE"}]
+    receipt = {"image_id": "i", "receipt_id": 1, "lines": lines}
+    (tmp_path / "receipts.jsonl").write_text(json.dumps(receipt) + "\n")
+    with simulating("--provider", "google_places", "--json") as process:
+        told = json.loads(output(process.stdout).readline())["simulators"]["google_places"]
+        place = {"do": "add", "name": "Harbour Books", "address": "9 Harbour Street, Westcliffe"}
+        assert ask(f"{told['url']}/_simulator/do", place) == 200
+        assert ask(f"{told['url']}/_simulator/do", {"do": "fail", "fault": "storms"}) == 400
+        source = open_source(
+            told["kind"],
+            told["location"],
+            folder=tmp_path,
+            options=told["options"],
+            clock=FixedClock(),
+            token="simulated",  # noqa: S106 - of the simulator
+        )
+        (entry,) = entries(asyncio.run(pages(source)))
+    assert entry.read().metadata["merchant_name"] == "Harbour Books"
+
+
 def test_simulate_sources_print_lines_for_flowbed_toml() -> None:
     named = [
-        each for name in ("gitlab", "slack", "discord", "backlog", "cohere") for each in ("--provider", name)
+        each
+        for name in ("gitlab", "slack", "discord", "backlog", "google_places", "cohere")
+        for each in ("--provider", name)
     ]
     with simulating(*named) as process:
         assert "Ctrl-C" in output(process.stderr).readline()
@@ -159,7 +183,9 @@ def test_simulate_sources_print_lines_for_flowbed_toml() -> None:
         "team": "slack",
         "chat": "discord",
         "tasks": "backlog",
+        "receipts": "receipts",
     }
+    assert tables["sources"]["receipts"]["options"]["places"] is True
     assert "export SLACK_TOKEN=" in lines
     assert set(tables["providers"]) == {"cohere"}
 

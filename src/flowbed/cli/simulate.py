@@ -7,6 +7,7 @@ import contextlib
 import json
 import signal
 import sys
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,14 +22,38 @@ if TYPE_CHECKING:
 
 # Azure and OpenAI share one section of flowbed.toml, so Azure is simulated only when it is named.
 DEFAULT = ("openai", "voyage", "cohere", "huggingface")
-# Of each simulated source: what it is called in the lines for flowbed.toml, where it is below the address, and what has
-# to be set to read from it, where any token will do.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """The table `[sources.{name}]` that uses the simulator of an API, of its own kind unless `kind` says another.
+
+    The simulator's address with `path` is the location, or the option `option` of a source elsewhere. `variable` has
+    to be set to any token.
+    """
+
+    name: str
+    path: str = ""
+    variable: str = ""
+    kind: str = ""
+    location: str = ""
+    option: str = ""
+
+
 SOURCES = {
-    "gitlab": ("tracker", "/web/app", ""),
-    "slack": ("team", "/api", "export SLACK_TOKEN=xoxb-simulated"),
-    "backlog": ("tasks", "", "export BACKLOG_API_KEY=simulated"),
-    "discord": ("chat", "/channels/900000000000000001", "export DISCORD_TOKEN=simulated"),
+    "gitlab": Example(name="tracker", path="/web/app"),
+    "slack": Example(name="team", path="/api", variable="SLACK_TOKEN"),
+    "backlog": Example(name="tasks", variable="BACKLOG_API_KEY"),
+    "discord": Example(name="chat", path="/channels/900000000000000001", variable="DISCORD_TOKEN"),
+    "google_places": Example(
+        name="receipts",
+        variable="GOOGLE_PLACES_API_KEY",
+        kind="receipts",
+        location="receipts.jsonl",
+        option="places_url",
+    ),
 }
+TOKEN = "simulated"  # noqa: S105 - any token will do
 Rate = Annotated[int | None, typer.Option(min=1, help="A limit per minute and key; default: none.")]
 
 
@@ -37,7 +62,8 @@ def simulate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="openai, azure, voyage, cohere, huggingface, gitlab, slack, discord or backlog; repeatable.",
+            help="openai, azure, voyage, cohere, huggingface, gitlab, slack, discord, backlog or google_places;"
+            " repeatable.",
         ),
     ] = None,
     port: Annotated[
@@ -135,11 +161,7 @@ def _show(urls: Mapping[str, str], *, as_json: bool) -> None:
             for name, url in urls.items()
             if name in VENDORS
         }
-        sources = {
-            name: {"url": url, "kind": name, "location": url + SOURCES[name][1]}
-            for name, url in urls.items()
-            if name in SOURCES
-        }
+        sources = {name: {"url": url, **_source(name, url)} for name, url in urls.items() if name in SOURCES}
         say_json({"simulators": {**found, **sources}})
         return
     for name, url in urls.items():
@@ -158,12 +180,25 @@ def _show(urls: Mapping[str, str], *, as_json: bool) -> None:
     note("put these lines into flowbed.toml; Ctrl-C stops the simulators")
 
 
+def _source(name: str, url: str) -> dict[str, Any]:
+    """Return the settings of a source that uses the simulator at `url`."""
+    example = SOURCES[name]
+    if not example.option:
+        return {"kind": name, "location": url + example.path}
+    options = {"places": True, example.option: url}
+    return {"kind": example.kind, "location": example.location, "options": options}
+
+
 def _show_source(name: str, url: str) -> None:
-    source, below, token = SOURCES[name]
+    example, settings = SOURCES[name], _source(name, url)
+    options: dict[str, Any] = settings.pop("options", {})
     say(f"# A simulator of {name}; POST {url}/_simulator/do changes what it has")
-    if token:
-        say(f"# {token}")
-    say(f"[sources.{source}]")
-    say(f"kind = {json.dumps(name)}")
-    say(f"location = {json.dumps(url + below)}")
+    if example.variable:
+        prefix = "xoxb-" if name == "slack" else ""
+        say(f"# export {example.variable}={prefix}{TOKEN}")
+    say(f"[sources.{example.name}]")
+    for setting, value in settings.items():
+        say(f"{setting} = {json.dumps(value)}")
+    for option, value in options.items():
+        say(f"options.{option} = {json.dumps(value)}")
     say()

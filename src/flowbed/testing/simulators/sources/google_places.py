@@ -5,7 +5,9 @@
         ...  # a source of kind receipts with the options places and places_url = url
 
 It answers `POST /v1/places:searchText` with the places that share most words with the query, `{}` where none does, and
-with Google's errors where the key or the list of fields is missing. Every query is in `queries`.
+with Google's errors where the key or the list of fields is missing. Every query is in `queries`. `POST /_simulator/do`
+with `{"do": "add", "name": ..., "address": ...}` adds a place, and with `{"do": "fail", "fault": "storm", "times": 3}`
+orders a fault.
 """
 
 from __future__ import annotations
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from flowbed.testing.simulators.wire import Request
 
 
+SCRIPT = ("add", "fail")
+FAULTS = ("storm", "outage", "cut", "silent", "garbled")
+
+
 @dataclass
 class GooglePlaces:
     """Places by name and address.
@@ -43,6 +49,20 @@ class GooglePlaces:
     garbled: int = 0
     queries: list[str] = field(default_factory=list)
 
+    def add(self, name: str, address: str) -> None:
+        """Add a place."""
+        self.places = (*self.places, (name, address))
+
+    def fail(self, fault: str, times: int = 1) -> None:
+        """Order a fault for so many of the next requests.
+
+        Raises:
+            KeyError: there is no such fault.
+        """
+        if fault not in FAULTS:
+            raise KeyError(f"no fault is called {fault!r}; there are {', '.join(FAULTS)}")
+        setattr(self, fault, times)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI request."""
         if scope["type"] != "http":
@@ -51,6 +71,9 @@ class GooglePlaces:
             )  # as the ASGI specification requires
         request = await read_request(scope, receive)
         if request is None:
+            return
+        if request.path == "/_simulator/do":
+            await send_answer(send, self._do(orjson.loads(request.body)))
             return
         if request.path != "/v1/places:searchText":
             await send_answer(send, _error(404, "NOT_FOUND", "Requested entity was not found."))
@@ -67,6 +90,15 @@ class GooglePlaces:
             transport_of(scope).abort()
             return
         await send_answer(send, answer)
+
+    def _do(self, order: dict[str, Any]) -> Answer:
+        name = order.pop("do", "")
+        if name not in SCRIPT:
+            return _json(400, {"message": f"the script has no {name!r}; it has {', '.join(SCRIPT)}"})
+        try:
+            return _json(200, {"result": getattr(self, name)(**order)})
+        except (TypeError, KeyError) as error:
+            return _json(400, {"message": str(error)})
 
     def _faulty(self) -> Answer | None:
         if self.storm:
@@ -98,6 +130,16 @@ class GooglePlaces:
             for name, address in found[: int(body.get("pageSize", 20))]
         ]
         return _json(200, {"places": rows})
+
+
+def sample() -> GooglePlaces:
+    """Return some places that are on the receipts of the demo, to try this without a key of Google."""
+    return GooglePlaces(
+        places=(
+            ("The Copper Kettle Cafe", "8 Harbour Street, Westcliffe"),
+            ("Greenleaf Grocers", "51 Orchard Lane"),
+        )
+    )
 
 
 def _words(text: str) -> set[str]:
