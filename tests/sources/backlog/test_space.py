@@ -16,6 +16,7 @@ from flowbed.sources.backlog.api import addresses
 from flowbed.sources.backlog.position import Position, read, written
 from flowbed.sources.backlog.rendering import Rendering, document, identity
 from flowbed.sources.backlog.space import Space
+from flowbed.telemetry import RETRIED, listen
 from flowbed.testing.simulators import running
 from flowbed.testing.simulators.sources.backlog import Backlog
 from flowbed.testing.sources import entries, pages
@@ -569,3 +570,28 @@ def test_positions_survive_being_written() -> None:
     assert read(written({7: one})) == {7: one}
     assert one.names() == {"7#1", "7/wikis/9", "7/documents/ab"}
     assert read("plan:1") == read("") == {}
+
+
+async def test_wait_for_a_limit_says_how_much_is_left() -> None:
+    """The issues of a project that is read for the first time are counted, and pages of its wiki."""
+    backlog, ops = space(40)
+    for number in range(12):
+        backlog.write_wiki(ops, f"Page {number}", "text")
+    backlog.limit = 10
+    told: list[str] = []
+    stop = listen(lambda point, facts: told.append(facts["reason"]) if point == RETRIED else None)
+    try:
+        async with running(backlog, dated=False) as url:
+            follower = Follower(backlog, url)
+            await follower.follow()
+    finally:
+        stop()
+    assert len(follower.held) == 52
+    # Of the first ten calls, six were for comments.
+    assert told == [
+        "Backlog limits /issues/comments; about 34 calls left, 4 minutes",
+        "Backlog limits /issues/comments; about 24 calls left, 3 minutes",
+        "Backlog limits /issues/comments; about 14 calls left, 2 minutes",
+        "Backlog limits /issues/comments; about 4 calls left, 1 minute",
+        "Backlog limits /wikis; about 7 calls left, 1 minute",
+    ]

@@ -17,6 +17,7 @@ from flowbed.sources.discord.messages import Place, first_id, from_api, has_text
 from flowbed.sources.discord.positions import Position, documents, read, written
 from flowbed.sources.discord.text import Names
 from flowbed.sources.discord.web import Web
+from flowbed.telemetry import RETRIED, listen
 from flowbed.testing.simulators import running
 from flowbed.testing.simulators.sources.discord import FORUM, Discord, DiscordFault
 from flowbed.testing.sources import entries, pages
@@ -594,3 +595,32 @@ def test_positions_survive_being_written() -> None:
     assert read(written(many)) == many
     assert read("plan:1") == read("") == read("zz") == {}
     assert documents({"1": position}) == {"1/d/2024-10-04", "1/d/2024-10-07", "1/t/17"}
+
+
+async def test_wait_for_a_limit_says_how_much_is_left() -> None:
+    """While the past of a channel is read, the calls that are left follow from those before; threads are counted."""
+    discord = Discord(limit=5)
+    start = int(discord.now) - 100 * DAY
+    ops = discord.add_channel("ops", channel=str(first_id(start)))
+    for hour in range(24 * 100):
+        discord.post(ops, "words", message=str(first_id(start + hour * HOUR)))
+    threads = [discord.start_thread(ops, f"thread {number}", "question") for number in range(20)]
+    discord.advance(HOUR)
+    told: list[tuple[int, int]] = []
+
+    def note(point: str, facts: dict[str, Any]) -> None:
+        if point == RETRIED and "left" in facts["reason"]:
+            assert facts["reason"].startswith("Discord limits /channels/{}/messages; about ")
+            assert facts["reason"].endswith("1 minute")
+            told.append((int(facts["reason"].split()[4]), len(discord.calls)))
+
+    async with reading(discord) as reader:
+        stop = listen(note)
+        try:
+            fetched = await reader.fetch()
+        finally:
+            stop()
+        calls = len(discord.calls)
+    assert len(entries(fetched)) == 101 + len(threads)
+    assert len(told) > 3
+    assert all(abs(left - (calls - made)) <= 5 for left, made in told), (calls, told)

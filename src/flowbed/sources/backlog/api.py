@@ -52,13 +52,16 @@ class BacklogApi:
     """The API of one space; `sleep` waits.
 
     A call that fails is tried again after each of `waits` (seconds); without any it is tried once. `date` is Backlog's
-    time of the last answer, in seconds since 1970.
+    time of the last answer, in seconds since 1970, and `answers` counts them. `left` says how much is left to do after
+    a rest of so many seconds, for a person who watches.
     """
 
     http: HttpClient
     sleep: Callable[[float], Awaitable[None]]
     waits: Sequence[float] = WAITS
     date: int = 0
+    answers: int = 0
+    left: Callable[[float], str] = lambda _rest: ""
     _limits: dict[str, str] = field(default_factory=dict, init=False)
     _until: dict[str, int] = field(default_factory=dict, init=False)
 
@@ -83,6 +86,7 @@ class BacklogApi:
                 self._note(kind, response)
                 answer, reason = self._read(response, path)
                 if not reason:
+                    self.answers += 1
                     return answer
                 is_limit = response.status == TOO_MANY
                 wait = response.retry_after
@@ -115,7 +119,8 @@ class BacklogApi:
             await self._wait(kind, rest)
 
     async def _wait(self, kind: str, seconds: float) -> None:
-        reached(RETRIED, reason=f"Backlog limits {kind or '/'}", seconds=seconds, limited=True)
+        reason = f"Backlog limits {kind or '/'}{self.left(seconds)}"
+        reached(RETRIED, reason=reason, seconds=seconds, limited=True)
         await self.sleep(seconds)
 
     def _rest(self, kind: str) -> int:

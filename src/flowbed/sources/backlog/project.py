@@ -58,7 +58,8 @@ class Found:
 class ProjectReading:
     """One fetch of a project from `position` on, at the time `now`; `sweep` is in seconds.
 
-    `label` is how people know the project. `trouble` says that something could not be read.
+    `label` is how people know the project. `trouble` says that something could not be read. For estimates: of a
+    project that is read for the first time, so many issues are `unread`; so many pages of its wiki are `waiting`.
     """
 
     api: BacklogApi
@@ -70,6 +71,12 @@ class ProjectReading:
     found: Found = field(default_factory=Found)
     seen: set[str] = field(default_factory=set)
     trouble: bool = False
+    unread: int = 0
+    waiting: int = 0
+
+    def left(self) -> int:
+        """Return how many calls are left at least: the comments of issues, and pages."""
+        return max(0, self.unread) + self.waiting
 
     async def pages(self) -> AsyncIterator[Found]:
         """Read the project, and yield what was found while the position says that it was.
@@ -169,6 +176,8 @@ class ProjectReading:
             query["updatedSince"] = (
                 f"{datetime.fromtimestamp(position.high, UTC) - timedelta(days=1):%Y-%m-%d}"
             )
+        else:
+            self.unread = await self._count() - len(position.issues)
         highest, listed = position.high, set[int]()
         async for rows in self._without_gaps(query, listed, since=position.high - OVERLAP):
             for row in rows:
@@ -184,7 +193,7 @@ class ProjectReading:
             yield
             if not new:
                 break
-        position.high = highest
+        position.high, self.unread = highest, 0
 
     async def _without_gaps(
         self, query: dict[str, Any], listed: set[int], *, since: int
@@ -283,6 +292,7 @@ class ProjectReading:
         except Withheld:
             return  # deleted since it was listed, which the next fetch notices
         self.seen.add(name)
+        self.unread -= number not in self.position.issues
         self.position.issues[number] = (row["id"], updated, self.now)
         self.found.answers.append(Answer(name, row, comments, self.position.notation))
 
@@ -303,13 +313,17 @@ class ProjectReading:
     async def _wikis(self) -> AsyncIterator[None]:
         """Compare all pages of the wiki, whose listing has their last changes."""
         rows = await self.api.rows("/wikis", projectIdOrKey=self.position.id)
-        for row in rows:
-            name = str(row.get("id"))
-            if self._has_moved(self.position.wikis, name, row):
-                try:
-                    await self._add_page("wikis", name, await self.api.get(f"/wikis/{name}"))
-                except Withheld:
-                    continue  # deleted since it was listed
+        names = [
+            str(row.get("id"))
+            for row in rows
+            if self._has_moved(self.position.wikis, str(row.get("id")), row)
+        ]
+        for number, name in enumerate(names, start=1):
+            self.waiting = len(names) - number
+            try:
+                await self._add_page("wikis", name, await self.api.get(f"/wikis/{name}"))
+            except Withheld:
+                continue  # deleted since it was listed
             yield
         listed = {str(row.get("id")) for row in rows}
         for name in [name for name in self.position.wikis if name not in listed]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Entry, Page, Problem
 from flowbed.records.values import listing, suggestion
+from flowbed.sources.apis.estimate import in_words
 from flowbed.sources.apis.following import Following, following
 from flowbed.sources.backlog import position as stored
 from flowbed.sources.backlog.api import BacklogApi, NoAnswer, Withheld, open_http
@@ -71,7 +72,7 @@ class Space:
         ) as found:
             api = BacklogApi(http=http, sleep=self.sleep)
             projects = await open_projects(api, self.base_url, self.projects)
-            fetch = _Fetch(source=self, api=api, projects=projects, found=found)
+            fetch = _Fetch(source=self, api=api, projects=projects, found=found, began=api.date)
             async with aclosing(fetch.pages()) as pages:
                 async for page in pages:
                     yield page
@@ -126,17 +127,20 @@ async def open_projects(api: BacklogApi, space: str, wanted: Sequence[str]) -> l
 
 @dataclass(kw_only=True)
 class _Fetch:
-    """One fetch."""
+    """One fetch, which `began` then by Backlog's clock; `unread` are the projects that it has not come to."""
 
     source: Space
     api: BacklogApi
     projects: list[dict[str, Any]]
     found: Following[dict[int, Position]]
+    began: int
+    unread: int = 0
 
     async def pages(self) -> AsyncGenerator[Page]:
         following = self.found
         self._report_unseen()
-        for project in self.projects:
+        for number, project in enumerate(self.projects, start=1):
+            self.unread = len(self.projects) - number
             async for page in self._project(project):
                 yield page
         for page in self._repeated() if following.again else ():
@@ -181,6 +185,7 @@ class _Fetch:
             sweep=self.source.sweep,
             label=_label(project),
         )
+        self.api.left = partial(self._left, reading)
         try:
             async for found in reading.pages():
                 self._take(project, found)
@@ -197,6 +202,13 @@ class _Fetch:
         self.found.trouble |= reading.trouble
         for page in self.found.pages():
             yield page
+
+    def _left(self, reading: ProjectReading, rest: float) -> str:
+        """Say how many calls are left at least, and how long they take at the pace so far."""
+        # A project that was not begun is one call at least.
+        calls = reading.left() + self.unread
+        words = in_words(calls, calls * (self.api.date - self.began + rest) / max(1, self.api.answers))
+        return f"; {words}" if words else ""
 
     async def _answers(self) -> bool:
         """Return whether Backlog answers at all: then only the project fails."""

@@ -21,11 +21,13 @@ _Key = tuple[str, str]
 class Limits:
     """Discord's limits: those of a bucket of routes hold for each channel or server by itself, as its headers say.
 
-    `sleep` waits, `monotonic` returns seconds.
+    `sleep` waits, `monotonic` returns seconds. `left` says how much is left to do after a rest of so many seconds, for
+    a person who watches.
     """
 
     sleep: Callable[[float], Awaitable[None]]
     monotonic: Callable[[], float]
+    left: Callable[[float], str] = lambda _rest: ""
     _buckets: dict[str, str] = field(default_factory=dict)
     _until: dict[_Key, float] = field(default_factory=dict)
     _all_until: float = -math.inf
@@ -33,7 +35,7 @@ class Limits:
     async def turn(self, route: str, owner: str) -> None:
         """Wait until a route of a channel or server, the `owner`, may be called."""
         while (rest := self._free_at(route, owner) - self.monotonic()) > 0:
-            reached(RETRIED, reason=f"Discord limits {route}", seconds=rest, limited=True)
+            reached(RETRIED, reason=f"Discord limits {route}{self.left(rest)}", seconds=rest, limited=True)
             await self.sleep(rest)
 
     def answered(self, route: str, owner: str, headers: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Problem, canonical
+from flowbed.sources.apis.estimate import history_calls
 from flowbed.sources.discord.api import UNKNOWN_CHANNEL, UNKNOWN_MESSAGE, DiscordApi, DiscordRefusal
 from flowbed.sources.discord.messages import (
     Place,
@@ -20,6 +21,7 @@ from flowbed.sources.discord.messages import (
     is_by_a_person,
     is_id,
     message_hash,
+    milliseconds,
 )
 from flowbed.sources.discord.positions import Position
 from flowbed.sources.discord.server import NO_CONTENT, TEXT, WITH_MESSAGES, WITH_THREADS, Channel, threads_of
@@ -37,6 +39,8 @@ RECHECK = DAY
 SLICE, SLICE_THREADS = 1, 2
 # A thread may be archived while a fetch lists them (seconds).
 OVERLAP = 600
+# Calls of a thread: one page of messages, and an empty one, which only is certainly the last.
+CALLS = 2
 # Malformed messages that are reported one by one.
 MOST_PROBLEMS = 20
 # If so many messages of people have no content at all, the bot may not read it.
@@ -83,7 +87,8 @@ class ChannelReading:
     """One fetch of a channel from `position` on, up to `end` (seconds since 1970).
 
     `active` are its active threads, `lookback` is in seconds. `rank` is the step that it is at, and `done` whether all
-    are.
+    are. For estimates: its past is filled from `began` down to `lower`, with so many calls, and so many threads are
+    `waiting`.
     """
 
     api: DiscordApi
@@ -97,7 +102,20 @@ class ChannelReading:
     rank: int = 0
     done: bool = False
     readable: bool = False
+    began: int = 0
+    lower: int = 0
+    history_calls: int = 0
+    waiting: int = 0
     seen: set[str] = field(default_factory=set)
+
+    def left(self) -> int:
+        """Estimate how many calls are left, for the past that was never read, and for the threads that changed."""
+        if self.done:
+            return 0
+        unread = self.channel.kind in WITH_MESSAGES and not self.position.whole
+        created = milliseconds(int(self.channel.id)) // 1_000
+        past = history_calls(self.history_calls, began=self.began, lower=self.lower, created=created)
+        return CALLS * self.waiting + (past if unread else 0)
 
     async def steps(self) -> AsyncGenerator[Found]:
         """Read the channel, and yield what was found with the position after it.
@@ -110,6 +128,7 @@ class ChannelReading:
         steps = [self._recent, self._fill] if messages else []
         steps += [self._threads] if self.channel.kind in WITH_THREADS else []
         steps += [self._sweep] if messages else []
+        self.waiting = sum(self._has_moved(each["id"], each) for each in self.active)
         for self.rank, step in enumerate(steps):
             async for found in step():
                 yield self._reached(found)
@@ -139,9 +158,11 @@ class ChannelReading:
             return
         if position.filled is None:
             position.listed = self.end
-        bound = first_id(self.end if position.filled is None else position.filled * DAY)
-        async for found, reached in self._days(oldest=0, end=bound):
+        self.began = self.lower = self.end if position.filled is None else position.filled * DAY
+        self.history_calls = 0
+        async for found, reached in self._days(oldest=0, end=first_id(self.began)):
             position.filled, position.whole = reached, reached == 0
+            self.lower = reached * DAY
             yield found
 
     async def _sweep(self) -> AsyncIterator[Found]:
@@ -183,6 +204,7 @@ class ChannelReading:
         """Yield the pages of a channel or thread, newest first, and the lowest id of each; None for the last one."""
         while before > oldest:
             messages = await self.api.get("/channels/{}/messages", channel, before=before, limit=PAGE)
+            self.history_calls += channel == self.channel.id
             if not isinstance(messages, list):
                 raise DiscordRefusal(f"Discord lists no messages of {self.place.label}", status=200, number=0)
             self.content.note(messages)
@@ -261,13 +283,13 @@ class ChannelReading:
             if name in known and _is_archived(each) and known[name][1] <= self.end - RECHECK
         )
         again = {name for _, name in old[:SLICE_THREADS]}
-        for name, each in sorted(listed.items(), key=lambda item: int(item[0]), reverse=True):
-            state, at, _ = known.get(name, (0, 0, 0))
-            edited = not _is_archived(each) and at <= self.end - RECHECK
-            if state != _state(each) or edited or name in again:
-                await self._thread(each, found)
-                yield found
-                found = Found()
+        moved = [name for name, each in listed.items() if name in again or self._has_moved(name, each)]
+        self.waiting = len(moved)
+        for name in sorted(moved, key=int, reverse=True):
+            await self._thread(listed[name], found)
+            self.waiting -= 1
+            yield found
+            found = Found()
         for name in [name for name, (state, _, _) in known.items() if not state and name not in listed]:
             # An archived one, begun on a message that has changed.
             await self._missing(name, found)
@@ -278,6 +300,11 @@ class ChannelReading:
         if whole:
             position.threads_listed = self.end
         yield found
+
+    def _has_moved(self, name: str, thread: dict[str, Any]) -> bool:
+        """Tell whether a thread has changed, or may have been edited since it was read."""
+        state, at, _ = self.position.threads.get(name, (0, 0, 0))
+        return state != _state(thread) or (not _is_archived(thread) and at <= self.end - RECHECK)
 
     async def _archived(self, listed: dict[str, dict[str, Any]], found: Found, *, since: int) -> bool:
         """Add the threads that were archived since then to `listed`; return whether all of them could be."""

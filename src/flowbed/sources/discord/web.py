@@ -11,6 +11,7 @@ import orjson
 
 from flowbed.records import Entry, Page, Problem
 from flowbed.records.values import listing
+from flowbed.sources.apis.estimate import in_words
 from flowbed.sources.apis.following import Following, following
 from flowbed.sources.apis.turns import Work, in_turns
 from flowbed.sources.discord import positions as stored
@@ -68,7 +69,7 @@ class Web:
         ) as found:
             api = DiscordApi(http=http, limits=Limits(sleep=self.sleep, monotonic=self.monotonic))
             server = await open_server(api, self.server, self.channels)
-            fetch = _Fetch(source=self, api=api, server=server, found=found)
+            fetch = _Fetch(source=self, api=api, server=server, found=found, began=self.monotonic())
             async with aclosing(fetch.pages()) as pages:
                 async for page in pages:
                     yield page
@@ -111,12 +112,13 @@ async def _refused(api: DiscordApi, seen: Server) -> dict[str, str]:
 
 @dataclass(kw_only=True)
 class _Fetch:
-    """One fetch."""
+    """One fetch, which `began` then."""
 
     source: Web
     api: DiscordApi
     server: Server
     found: Following[dict[str, Position]]
+    began: float
     readings: dict[str, ChannelReading] = field(default_factory=dict)
 
     async def pages(self) -> AsyncGenerator[Page]:
@@ -161,6 +163,14 @@ class _Fetch:
                 lookback=self.source.lookback,
                 content=content,
             )
+        self.api.limits.left = self._left
+
+    def _left(self, rest: float) -> str:
+        """Say how many calls are left, and how long they take at the pace so far."""
+        calls = sum(each.left() for each in self.readings.values())
+        elapsed = self.source.monotonic() - self.began + rest
+        words = in_words(calls, calls * elapsed / max(1, self.api.answers))
+        return f"; {words}" if words else ""
 
     def _unseen(self) -> Iterator[Problem]:
         """Name the channels that were read before, and are not shown any more."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from flowbed.records.values import count
+from flowbed.sources.apis import estimate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowbed.sources.slack.reading import ChannelReading
-
-HOUR = 3_600  # seconds
 
 
 def left_to_read(channels: Sequence[ChannelReading]) -> tuple[int, int]:
@@ -24,10 +22,9 @@ def left_to_read(channels: Sequence[ChannelReading]) -> tuple[int, int]:
     for each in channels:
         if each.position.whole:
             continue
-        covered = each.began - max(each.lower, each.created)
-        share = max(0, each.lower - each.created) / covered if covered > 0 and each.created else 0.0
-        histories += max(1, math.ceil(each.history_calls * share))
-        threads += each.waiting + math.ceil((each.thread_calls + each.waiting) * share)
+        past = {"began": each.began, "lower": each.lower, "created": each.created}
+        histories += estimate.history_calls(each.history_calls, **past)
+        threads += each.waiting + math.ceil((each.thread_calls + each.waiting) * estimate.share(**past))
     return histories, threads
 
 
@@ -37,9 +34,4 @@ def in_words(channels: Sequence[ChannelReading], interval: float) -> str:
     Histories and threads have limits of their own, so they are read at the same time.
     """
     histories, threads = left_to_read(channels)
-    if not histories + threads:
-        return ""
-    seconds = max(histories, threads) * interval
-    if seconds < 2 * HOUR:
-        return f"about {count(histories + threads, 'call')} left, {count(math.ceil(seconds / 60), 'minute')}"
-    return f"about {count(histories + threads, 'call')} left, {count(round(seconds / HOUR), 'hour')}"
+    return estimate.in_words(histories + threads, max(histories, threads) * interval)
