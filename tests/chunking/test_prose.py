@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -229,6 +230,27 @@ def test_unknown_kind_is_misconfigured() -> None:
         made("x", "film")
 
 
+@pytest.mark.parametrize("kind", ["text", "markdown"])
+@given(text=TEXTS, overlap=st.integers(1, 16))
+def test_chunks_with_overlap_begin_with_the_end_of_the_one_before(kind: str, text: str, overlap: int) -> None:
+    """A chunk begins with the last whole words before it, of at most so many tokens, and fits with them."""
+    chunks = made(text, kind, replace(SMALL, capacity=40, overlap=overlap))
+    apart = [each.text for each in made(text, kind, replace(SMALL, capacity=40 - overlap - 1))]
+    assert len(chunks) == len(apart)
+    for before, own, part in zip(["", *apart], apart, chunks, strict=False):
+        shared = part.text.removesuffix(own).removesuffix("\n")
+        assert part.text.endswith(own)
+        assert before.endswith(shared)
+        assert count(shared) <= overlap
+        assert not shared or before.split()[-1] == shared.split()[-1]
+
+
+@pytest.mark.parametrize("overlap", [-1, 128])
+def test_rules_overlap_of_more_than_half_is_misconfigured(overlap: int) -> None:
+    with pytest.raises(Misconfigured, match="half of the capacity"):
+        replace(RULES, overlap=overlap)
+
+
 def test_fingerprint_changes_with_every_rule() -> None:
     """The fingerprint changes with every rule that affects chunks."""
     rules = [
@@ -237,6 +259,7 @@ def test_fingerprint_changes_with_every_rule() -> None:
         Rules(source="docs", collections=("others",)),
         Rules(source="docs", collections=("docs",), capacity=100),
         Rules(source="docs", collections=("docs",), neighbours=1),
+        Rules(source="docs", collections=("docs",), overlap=10),
     ]
     assert len({rule.fingerprint for rule in rules}) == len(rules)
     assert RULES.fingerprint == Rules(source="docs", collections=("docs",)).fingerprint

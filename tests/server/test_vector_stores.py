@@ -151,3 +151,244 @@ def test_store_is_hidden_from_other_keys_and_other_apis(tmp_path: Path) -> None:
         )
     finally:
         running.close()
+
+
+@pytest.fixture(scope="module")
+def library(server: Working) -> str:
+    """A store of five files with attributes, one without."""
+    with sdk(server) as client:
+        store = client.vector_stores.create(name="library").id
+        attributes: list[dict[str, str | float | bool]] = [
+            {"author": "Ada", "year": 1843, "draft": False},
+            {"author": "Grace", "year": 1952, "draft": True},
+            {"author": "Ada", "year": 1837.5},
+            {"author": "7", "year": 7},
+            {},
+        ]
+        files = [
+            {"file_id": upload(client, f"book {n} of the shelf", f"{n}.txt"), "attributes": each}
+            for n, each in enumerate(attributes)
+        ]
+        client.vector_stores.file_batches.create_and_poll(store, files=files, poll_interval_ms=POLL)  # type: ignore[arg-type]
+        return store
+
+
+def eq(key: str, value: object, kind: str = "eq") -> dict[str, object]:
+    return {"type": kind, "key": key, "value": value}
+
+
+@pytest.mark.parametrize(
+    ("filters", "names"),
+    [
+        (eq("author", "Ada"), "02"),
+        (eq("author", "Ada", "ne"), "134"),
+        (eq("year", 1843, "gt"), "1"),
+        (eq("year", 1843, "gte"), "01"),
+        (eq("year", 1843, "lt"), "23"),
+        (eq("year", 1837.5, "lte"), "23"),
+        (eq("author", ["Ada", "Grace"], "in"), "012"),
+        (eq("author", ["Ada", "Grace"], "nin"), "34"),
+        (eq("author", 7), ""),
+        (eq("author", "7"), "3"),
+        (eq("year", "7"), ""),
+        (eq("draft", False), "0"),
+        (eq("draft", 0), ""),
+        (eq("title", "x"), ""),
+        (eq("title", "x", "ne"), "01234"),
+        ({"type": "and", "filters": [eq("author", "Ada"), eq("year", 1840, "gt")]}, "0"),
+        (
+            {
+                "type": "or",
+                "filters": [
+                    eq("draft", True),
+                    {"type": "and", "filters": [eq("author", "7"), eq("year", 7)]},
+                ],
+            },
+            "13",
+        ),
+    ],
+)
+def test_search_filters_by_attributes_without_converting_them(
+    client: openai.OpenAI, library: str, filters: Any, names: str
+) -> None:
+    """A missing attribute matches only `ne` and `nin`; a number is no text, and neither is a boolean."""
+    found = client.vector_stores.search(library, query="book", filters=filters, max_num_results=50).data
+    assert sorted(hit.filename for hit in found) == [f"{name}.txt" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"filters": eq("a", 1, "like")}, "filters"),
+        ({"filters": eq("a", [1])}, "filters"),
+        ({"filters": eq("a", 1, "in")}, "filters"),
+        ({"filters": eq("", 1)}, "filters"),
+        ({"filters": {"type": "and", "filters": []}}, "filters"),
+        ({"filters": {"type": "and"}}, "filters"),
+        ({"filters": {}}, "filters"),
+        ({"filters": []}, "filters"),
+        ({"query": ""}, "query"),
+        ({"query": []}, "query"),
+        ({"max_num_results": 51}, "max_num_results"),
+        ({"ranking_options": {"ranker": "best"}}, "ranking_options"),
+        ({"ranking_options": {"score_threshold": 2}}, "ranking_options"),
+        ({"nonsense": 1}, "nonsense"),
+    ],
+)
+def test_search_invalid_request_is_refused_with_the_field(
+    server: Working, library: str, fields: dict[str, Any], param: str
+) -> None:
+    reply = server.call("POST", f"/v1/vector_stores/{library}/search", {"query": "book", **fields})
+    assert (reply.status, reply.refused()["param"]) == (400, param)
+
+
+def test_search_filter_nested_deeper_than_eight_levels_is_refused(server: Working, library: str) -> None:
+    def nested(levels: int) -> dict[str, Any]:
+        return eq("author", "Ada") if not levels else {"type": "and", "filters": [nested(levels - 1)]}
+
+    for levels, status in ((8, 200), (9, 400)):
+        body = {"query": "book", "filters": nested(levels)}
+        assert server.call("POST", f"/v1/vector_stores/{library}/search", body).status == status
+
+
+def test_search_several_queries_give_each_chunk_its_best_score(client: openai.OpenAI, library: str) -> None:
+    """Each query has its own vector; the answer echoes them, and the score is cut before the number of results."""
+    texts = ["book 0 of the shelf", "book 3 of the shelf"]
+    found = client.vector_stores.search(library, query=texts, rewrite_query=True, max_num_results=2)
+    assert found.to_dict()["search_query"] == texts
+    assert sorted(hit.filename for hit in found.data) == ["0.txt", "3.txt"]
+    assert [round(hit.score, 5) for hit in found.data] == [1.0, 1.0]
+    assert len(list(found)) == 2, "all results are on one page"
+    some = client.vector_stores.search(
+        library, query=texts[0], ranking_options={"ranker": "auto", "score_threshold": 0.999}, max_num_results=50
+    ).data
+    assert [hit.filename for hit in some] == ["0.txt"]
+    every = client.vector_stores.search(library, query=texts[0], max_num_results=50).data
+    assert len(every) == 5
+    assert all(hit.score >= 0 for hit in every)
+
+
+def test_lists_are_read_page_by_page_in_both_directions(client: openai.OpenAI, library: str) -> None:
+    """Pages follow each other without gaps, backwards too; an unknown cursor is an error."""
+    files = client.vector_stores.files
+    names = {row.id: client.files.retrieve(row.id).filename for row in files.list(library)}
+    assert [names[row.id] for row in files.list(library, limit=2)] == [f"{n}.txt" for n in (4, 3, 2, 1, 0)]
+    assert [names[row.id] for row in files.list(library, order="asc", limit=2)] == [f"{n}.txt" for n in range(5)]
+    rising = [row.id for row in files.list(library, order="asc")]
+    page = files.list(library, order="asc", before=rising[4], limit=2)
+    assert ([row.id for row in page.data], page.has_more) == (rising[2:4], True)
+    page = files.list(library, order="asc", before=rising[1], limit=2)
+    assert ([row.id for row in page.data], page.has_more) == (rising[:1], False)
+    assert [row.id for row in files.list(library, filter="failed")] == []
+    assert len(list(files.list(library, filter="completed"))) == 5
+    with pytest.raises(openai.NotFoundError):
+        files.list(library, after="file-unknown")
+    stores = [client.vector_stores.create(name=f"{n}").id for n in range(3)]
+    listed = [store.id for store in client.vector_stores.list(limit=1)]
+    assert listed[:3] == stores[::-1]
+    before = client.vector_stores.list(before=stores[0], limit=1)
+    assert [store.id for store in before.data] == [stores[1]]
+    with pytest.raises(openai.NotFoundError):
+        client.vector_stores.list(before=rising[0])
+    for store in stores:
+        client.vector_stores.delete(store)
+
+
+def test_store_is_described_changed_and_emptied(client: openai.OpenAI, server: Working) -> None:
+    """Name, metadata and expiry change one by one; null empties each."""
+    store = client.vector_stores.create(
+        name="a", metadata={"k": "v"}, expires_after={"anchor": "last_active_at", "days": 7}
+    )
+    assert store.expires_after is not None
+    assert store.last_active_at is not None
+    assert store.expires_at == store.last_active_at + 7 * 86_400
+    renamed = client.vector_stores.update(store.id, name="b")
+    assert (renamed.name, renamed.metadata, renamed.expires_after) == ("b", {"k": "v"}, store.expires_after)
+    emptied = client.vector_stores.update(store.id, name=None, metadata=None, expires_after=None)
+    assert (emptied.name, emptied.metadata, emptied.expires_after, emptied.expires_at) == ("", {}, None, None)
+    for body in ({"name": 1}, {"metadata": {"k": 1}}, {"expires_after": {"days": 7}}, {"file_ids": []}):
+        assert server.call("POST", f"/v1/vector_stores/{store.id}", body).status == 400
+    client.vector_stores.delete(store.id)
+
+
+def test_create_with_an_idempotency_key_makes_one_store(server: Working) -> None:
+    """A repeated request gets the same store; the key with another request is refused."""
+    key = {"idempotency-key": "once"}
+    first = server.call("POST", "/v1/vector_stores", {"name": "a"}, key)
+    assert server.call("POST", "/v1/vector_stores", {"name": "a"}, key).json["id"] == first.json["id"]
+    other = server.call("POST", "/v1/vector_stores", {"name": "b"}, key)
+    assert (other.status, other.refused()["code"]) == (422, "idempotency_key_reused")
+    assert server.call("POST", "/v1/vector_stores", {"name": "a"}).json["id"] != first.json["id"]
+    assert server.call("POST", "/v1/vector_stores", {}, {"idempotency-key": "é"}).status == 400
+
+
+def test_attach_again_changes_nothing_and_a_failed_file_is_tried_again(client: openai.OpenAI) -> None:
+    """Attaching is idempotent; so a client may repeat it after a time-out."""
+    store = client.vector_stores.create().id
+    files = client.vector_stores.files
+    file = upload(client, FOX)
+    first = files.create_and_poll(file, vector_store_id=store, poll_interval_ms=POLL)
+    again = files.create(store, file_id=file, attributes={"ignored": True})
+    assert again == first
+    bad = upload(client, b"\0", "bad.bin")
+    failed = files.create_and_poll(bad, vector_store_id=store, poll_interval_ms=POLL)
+    assert failed.status == "failed"
+    assert files.create(store, file_id=bad).status == "in_progress"
+    assert files.poll(bad, vector_store_id=store, poll_interval_ms=POLL).status == "failed"
+    with pytest.raises(openai.NotFoundError) as unknown:
+        files.create(store, file_id="file-unknown")
+    assert unknown.value.param == "file_id"
+    assert client.vector_stores.retrieve(store).file_counts.total == 2
+
+
+def test_batch_poller_returns_when_the_batch_is_cancelled(client: openai.OpenAI) -> None:
+    """A client that waits for a batch is not left waiting, and ids in the wrong place are named in the error."""
+    store = client.vector_stores.create().id
+    files = [upload(client, f"text {n}") for n in range(4)]
+    batches = client.vector_stores.file_batches
+    batch = batches.create(store, file_ids=files, attributes={"a": 1})
+    assert batch.file_counts.total == 4
+    cancelled = batches.cancel(batch.id, vector_store_id=store)
+    assert cancelled.file_counts.in_progress == 0
+    polled = batches.poll(batch.id, vector_store_id=store, poll_interval_ms=POLL)
+    assert polled.file_counts.in_progress == 0
+    assert polled.file_counts.cancelled + polled.file_counts.completed == 4
+    for swapped, param in (
+        (lambda: batches.retrieve(store, vector_store_id=batch.id), "vector_store_id"),
+        (lambda: batches.retrieve(files[0], vector_store_id=store), "batch_id"),
+    ):
+        with pytest.raises(openai.NotFoundError) as error:
+            swapped()
+        assert error.value.param == param
+    again = batches.create_and_poll(store, file_ids=files, poll_interval_ms=POLL)
+    assert (again.status, again.file_counts.completed) == ("completed", 4)
+    assert len(list(batches.list_files(again.id, vector_store_id=store, limit=1))) == 4
+    client.files.delete(files[0])
+    assert client.vector_stores.retrieve(store).file_counts.total == 3
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"file_ids": ["a"], "files": [{"file_id": "a"}]},
+        {"file_ids": []},
+        {"file_ids": ["a"] * 2_001},
+        {"file_ids": ["a"], "attributes": {"k": "v" * 513}},
+        {"file_ids": ["a"], "attributes": {f"{n}": 1 for n in range(17)}},
+        {"file_ids": ["a"], "attributes": {"k": None}},
+        {"file_ids": ["a"], "attributes": {"k": 2**63}},
+        {
+            "file_ids": ["a"],
+            "chunking_strategy": {
+                "type": "static",
+                "static": {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 51},
+            },
+        },
+        {"file_ids": ["a"], "chunking_strategy": {"type": "best"}},
+    ],
+)
+def test_file_batch_invalid_request_is_refused(server: Working, library: str, fields: dict[str, Any]) -> None:
+    reply = server.call("POST", f"/v1/vector_stores/{library}/file_batches", fields)
+    assert reply.status == 400, reply.json
+    assert reply.refused()["param"]

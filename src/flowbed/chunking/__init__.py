@@ -50,13 +50,15 @@ class Rules:
 
     `collections` names where chunks go, by position: one for prose, two for receipts (lines, then words). `capacity` is
     the most tokens sent per chunk of prose: by default the window of the default model without its two special tokens.
-    `neighbours` is how many words on each side are sent along with a receipt's word.
+    `neighbours` is how many words on each side are sent along with a receipt's word. `overlap` is the most tokens at
+    the end of a chunk of prose that the next one begins with, up to half of the capacity.
     """
 
     source: str
     collections: tuple[str, ...]
     capacity: int = 254
     neighbours: int = 0
+    overlap: int = 0
 
     def __post_init__(self) -> None:
         """Reject rules that cannot give sensible chunks."""
@@ -66,13 +68,18 @@ class Rules:
             )
         if self.neighbours < 0:
             raise Misconfigured(f"neighbours is {shown(self.neighbours)}; it must be 0 or more")
+        if not 0 <= self.overlap <= self.capacity // 2:
+            raise Misconfigured(f"overlap is {shown(self.overlap)}; it must be 0 to half of the capacity")
         if not self.collections:
             raise Misconfigured(f"source {self.source!r} names no collection")
 
     @cached_property
     def fingerprint(self) -> str:
         """Return 16 hex digits that change when documents would be chunked differently."""
-        return hashlib.sha256(canonical([REVISION, asdict(self)])).hexdigest()[:16]
+        said = asdict(self)
+        if not self.overlap:
+            del said["overlap"]  # as before there was one: stored chunks stay
+        return hashlib.sha256(canonical([REVISION, said])).hexdigest()[:16]
 
 
 def chunk(document: Document, rules: Rules, count: Callable[[str], int]) -> list[Chunk]:

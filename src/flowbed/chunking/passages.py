@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import zlib
+from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # Line ends as Markdown defines them, so that line numbers agree with its parser's.
 LINE_END = re.compile(r"\r\n?|\n")
+WORD = re.compile(r"\S+")
 
 # Ranks of cuts; lower is better. Headings have 1 to 6, blocks of Markdown 10 and more, by depth.
 PARAGRAPH = 10
@@ -182,8 +184,11 @@ def assemble(
     count = lru_cache(maxsize=REMEMBERED)(count)
     title = " ".join(document.title.split())
     front = shortened(title, rules.capacity // TITLE_SHARE, count) + "\n\n" if title else ""
-    capacity = rules.capacity - (count(front) if front else 0)
+    shared = rules.overlap + 1 if rules.overlap else 0  # and the end of a line
+    capacity = rules.capacity - (count(front) if front else 0) - shared
     divided = divide(capacity, count) if document.text.strip() else []
+    if rules.overlap:
+        divided = overlapped(divided, rules.overlap, count)
     if not divided and title:
         sent = shortened(title, rules.capacity, count)
         metadata = chunk_metadata(document, rules, {"title": title})
@@ -201,6 +206,22 @@ def assemble(
         sent = front + piece.context + piece.text
         chunks.append(_chunk(document, rules, ordinal, piece.text, sent, metadata, count))
     return chunks
+
+
+def overlapped(pieces: Sequence[Piece], overlap: int, count: Callable[[str], int]) -> list[Piece]:
+    """Let each piece begin with the last words of the one before, of at most `overlap` tokens; places stay."""
+    found = list(pieces[:1])
+    for before, piece in pairwise(pieces):
+        tail = _last_words(before.text, overlap, count)
+        found.append(replace(piece, text=f"{tail}\n{piece.text}") if tail else piece)
+    return found
+
+
+def _last_words(text: str, most: int, count: Callable[[str], int]) -> str:
+    """Return the longest end of a text that begins with a word and has at most `most` tokens."""
+    starts = [match.start() for match in WORD.finditer(text)]
+    first = bisect_left(starts, True, key=lambda start: count(text[start:]) <= most)
+    return text[starts[first] :] if first < len(starts) else ""
 
 
 def _chunk(

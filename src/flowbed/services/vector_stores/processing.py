@@ -111,7 +111,7 @@ class StoreProcessing:
             await self._files.cancel(
                 store.id, code=FAULT, error="The API key of the vector store was revoked."
             )
-            rows = [row for row in rows if row.work in {"clean", "remove"}]
+            rows = [row for row in rows if row.work != "attach"]
             if not rows:
                 return True
         steps, source = self._bed.document_steps(), documents_source(store.id)
@@ -218,7 +218,9 @@ class StoreProcessing:
     ) -> ConfiguredSource:
         rules = Rules(source=documents_source(store.id), collections=(store.id,))
         if rows and (static := orjson.loads(rows[0].chunking).get("static")):
-            rules = replace(rules, capacity=static["max_chunk_size_tokens"])
+            rules = replace(
+                rules, capacity=static["max_chunk_size_tokens"], overlap=static["chunk_overlap_tokens"]
+            )
         files = [
             StoredFile(
                 document=row.file,

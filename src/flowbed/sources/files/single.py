@@ -34,7 +34,7 @@ def read_single(path: Path, filename: str, *, parsers: Parsers, max_bytes: int) 
     `max_bytes` is the largest text that is read.
 
     Raises:
-        Unreadable: it is empty, encrypted, damaged, no text, or of a format that is not read here.
+        Unreadable: it is encrypted, damaged, no text, or of a format that is not read here.
         Rejected: it is too large, or its parser was killed.
         Transient: its parser was interrupted.
     """
@@ -43,9 +43,9 @@ def read_single(path: Path, filename: str, *, parsers: Parsers, max_bytes: int) 
     most = max(max_bytes, LARGEST_DOCUMENT) if form.kind == EXTRACT else max_bytes
     if size > most:
         raise Unreadable(f"it has {size:,} bytes; a file of its kind may have {most:,}: split it")
-    if not size:
-        raise Unreadable("it is empty")
     if form.kind == EXTRACT:
+        if not size:
+            raise Unreadable("it is empty")
         if reason := missing(form):
             raise Unreadable(reason)
         extract = parsers.extract(path, form.parser)
@@ -68,8 +68,6 @@ def _read_text(path: Path, filename: str, form: Format, parsers: Parsers) -> Fil
         text = decoded_file(raw)
     except Rejected as error:
         raise Unreadable(str(error)) from error
-    if not text.strip():
-        raise Unreadable("it has no text")
     if form.kind == CODE and not raw.startswith(UTF16):  # parsers read UTF-8
         try:
             return FileText(CODE, parsers.extract(path, form.parser, form.language))
