@@ -13,6 +13,7 @@ from flowbed.errors import NotFound, Rejected
 from flowbed.ledger.vector_stores import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, VectorStoreRow
 from flowbed.records.vector_stores import new_store_id
 from flowbed.services.files import IDS
+from flowbed.services.jobs.requests import KeyReused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -99,7 +100,8 @@ class StoreService:
         """Create a store. With an idempotency key `request`, the same request later returns the same store.
 
         Raises:
-            Rejected: stores cannot be of that model, or the key was used for another request.
+            Rejected: stores cannot be of that model.
+            KeyReused: the key was used for another request.
         """
         self._require_model(model or (said.metadata or {}).get("embedding_model"))
         now = self._clock()
@@ -121,7 +123,7 @@ class StoreService:
         await self._rows.create(row)
         kept = await self._rows.get(row.id)
         if kept is None or kept.request != row.request or kept.deleted:
-            raise Rejected(
+            raise KeyReused(
                 "This Idempotency-Key was used for another request, or for a store that was deleted since: send another"
                 " key.",
                 param="Idempotency-Key",
