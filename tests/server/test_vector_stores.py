@@ -8,7 +8,7 @@ import openai
 import pytest
 from tests.server.conftest import Running, create_key, write_project
 
-from flowbed.services.vector_stores.worker import StoreWorker
+from flowbed.server.app import working
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,10 +25,7 @@ class Working(Running):
 
     async def _start(self) -> str:
         url = await super()._start()
-        stores = self.service.vector_stores
-        self.stores = await self._stack.enter_async_context(
-            StoreWorker(stores.processing, stores.stores.changed)
-        )
+        await self._stack.enter_async_context(working(self.app, self.service))
         return url
 
 
@@ -311,7 +308,13 @@ def test_store_is_described_changed_and_emptied(client: openai.OpenAI, server: W
     assert (renamed.name, renamed.metadata, renamed.expires_after) == ("b", {"k": "v"}, store.expires_after)
     emptied = client.vector_stores.update(store.id, name=None, metadata=None, expires_after=None)
     assert (emptied.name, emptied.metadata, emptied.expires_after, emptied.expires_at) == ("", {}, None, None)
-    for body in ({"name": 1}, {"metadata": {"k": 1}}, {"expires_after": {"days": 7}}, {"file_ids": []}):
+    refused: list[dict[str, Any]] = [
+        {"name": 1},
+        {"metadata": {"k": 1}},
+        {"expires_after": {"days": 7}},
+        {"file_ids": []},
+    ]
+    for body in refused:
         assert server.call("POST", f"/v1/vector_stores/{store.id}", body).status == 400
     client.vector_stores.delete(store.id)
 
@@ -358,12 +361,9 @@ def test_batch_poller_returns_when_the_batch_is_cancelled(client: openai.OpenAI)
     polled = batches.poll(batch.id, vector_store_id=store, poll_interval_ms=POLL)
     assert polled.file_counts.in_progress == 0
     assert polled.file_counts.cancelled + polled.file_counts.completed == 4
-    for swapped, param in (
-        (lambda: batches.retrieve(store, vector_store_id=batch.id), "vector_store_id"),
-        (lambda: batches.retrieve(files[0], vector_store_id=store), "batch_id"),
-    ):
+    for named, of, param in ((store, batch.id, "vector_store_id"), (files[0], store, "batch_id")):
         with pytest.raises(openai.NotFoundError) as error:
-            swapped()
+            batches.retrieve(named, vector_store_id=of)
         assert error.value.param == param
     again = batches.create_and_poll(store, file_ids=files, poll_interval_ms=POLL)
     assert (again.status, again.file_counts.completed) == ("completed", 4)
@@ -397,3 +397,9 @@ def test_file_batch_invalid_request_is_refused(server: Working, library: str, fi
     reply = server.call("POST", f"/v1/vector_stores/{library}/file_batches", fields)
     assert reply.status == 400, reply.json
     assert reply.refused()["param"]
+
+
+def test_job_may_not_write_into_a_vector_store(server: Working, library: str) -> None:
+    """A store takes files, through its own routes only."""
+    refused = server.call("POST", "/v1/jobs", {"collection": library, "texts": ["x"]})
+    assert (refused.status, refused.refused()["param"]) == (404, "collection")

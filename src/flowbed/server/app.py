@@ -38,6 +38,7 @@ from flowbed.server.http.responses import RawResponse
 from flowbed.server.metrics import Metrics
 from flowbed.services.batches.stage import BatchJobs, FileRetention
 from flowbed.services.jobs.worker import IndexJobWorker
+from flowbed.services.vector_stores.stage import VectorStoreWork
 from flowbed.workers.opening import worker_beside_requests
 
 if TYPE_CHECKING:
@@ -157,7 +158,8 @@ def working(app: FastAPI, service: Service, *, clock: Callable[[], float] = time
     load: Load = app.state.load
     metrics: Metrics = app.state.metrics
     batches = BatchJobs(service, HttpLineCodec(), busy=lambda: load.is_busy(clock()), done=metrics.lines)
-    return worker_beside_requests(service, [batches, FileRetention(service)])
+    stores = VectorStoreWork(service.vector_stores.processing)
+    return worker_beside_requests(service, [batches, FileRetention(service), stores])
 
 
 def indexing(service: Service) -> IndexJobWorker:

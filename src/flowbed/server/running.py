@@ -27,7 +27,6 @@ from flowbed.server.app import create_app, indexing, working
 from flowbed.server.http.connection import Connection
 from flowbed.server.http.places import Addresses
 from flowbed.services.service import open_service
-from flowbed.services.vector_stores.worker import StoreWorker
 from flowbed.settings import share_counts, traces_wanted
 from flowbed.wiring.process import set_up
 
@@ -244,9 +243,7 @@ async def opened(project: ServeConfig) -> AsyncIterator[tuple[FastAPI, Service]]
             gc.freeze()
             if project.watch:
                 await stack.enter_async_context(_watching(bed))
-            stores = service.vector_stores
-            storing = StoreWorker(stores.processing, stores.stores.changed)
-            async with working(app, service), storing, indexing(service):
+            async with working(app, service), indexing(service):
                 yield app, service
 
 

@@ -76,7 +76,7 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
     ):
         chroma = open_chroma(bed, models, quotas, serving)
         search = SearchService(bed, models, quotas, serving)
-        vector_stores = open_vector_stores(bed, files, quotas, search, serving)
+        vector_stores = open_vector_stores(bed, files, quotas, search, serving, hints)
         try:
             yield Service(
                 bed=bed,

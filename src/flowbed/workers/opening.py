@@ -8,6 +8,8 @@ from flowbed.ledger.workers import HoldsWorkers
 from flowbed.services.batches import stage
 from flowbed.services.batches.jobs import QUEUE as JOBS
 from flowbed.services.batches.stage import UPKEEP
+from flowbed.services.vector_stores.stage import AT_ONCE as STORES_AT_ONCE
+from flowbed.services.vector_stores.stage import QUEUE as STORES
 from flowbed.workers import Limits
 from flowbed.workers.engines.local import open_local
 from flowbed.workers.membership import Timing
@@ -32,7 +34,11 @@ def worker_beside_requests(
     return Worker(
         service.bed.worker(),
         stages,
-        {JOBS: Limits(worker=stage.AT_ONCE), UPKEEP: Limits(worker=1)},
+        {
+            JOBS: Limits(worker=stage.AT_ONCE),
+            UPKEEP: Limits(worker=1),
+            STORES: Limits(worker=STORES_AT_ONCE),
+        },
         open_local,
         clock=service.bed.clock,
         hints=service.hints,

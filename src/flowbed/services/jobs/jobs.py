@@ -10,6 +10,7 @@ import orjson
 from flowbed.errors import Conflict, Forbidden, Misconfigured, NotFound
 from flowbed.index.active_space import require_collection
 from flowbed.ledger.index_jobs import HoldsIndexJobs, IndexJobRow
+from flowbed.records.vector_stores import is_store
 from flowbed.services.files import IDS, new_id
 from flowbed.services.jobs.execution import JobParts
 from flowbed.services.jobs.following import JobFollowing
@@ -246,6 +247,11 @@ class IndexJobService:
                 await self._files.get(owner, each.file)
             except NotFound as error:
                 raise NotFound(str(error), param="file_id") from error
+        if is_store(request.collection):
+            raise NotFound(
+                f"There is no collection {request.collection}; files are attached to vector stores by their own API.",
+                param="collection",
+            )
         if request.reembed:
             await require_collection(self._bed.store, request.collection)
 

@@ -144,7 +144,7 @@ class AttachedFiles:
         """
         await self.get(store, file)
         row = await self._rows.describe(store.id, file, orjson.dumps(dict(attributes)).decode())
-        self._stores.changed.set()
+        self._stores.tell(store.id)
         return row if row is not None else await self.get(store, file)
 
     async def remove(self, store: VectorStoreRow, file: str) -> None:
@@ -155,7 +155,7 @@ class AttachedFiles:
         """
         await self.get(store, file)
         await self._rows.remove(store.id, file=file)
-        self._stores.changed.set()
+        self._stores.tell(store.id)
 
     async def content(self, store: VectorStoreRow, file: str) -> Sequence[str]:
         """Return the texts of a file's chunks, in order; none while it is in progress.
@@ -199,7 +199,7 @@ class AttachedFiles:
         if found.counts.in_progress:
             await self._rows.cancel_batch(batch, at=self._clock())
             await self._rows.cancel(store.id, batch=batch)
-            self._stores.changed.set()
+            self._stores.tell(store.id)
         return await self.batch(store, batch)
 
     async def _attach(
@@ -228,7 +228,7 @@ class AttachedFiles:
         ]
         await self._rows.attach(rows)
         await self._stores.touch(store)
-        self._stores.changed.set()
+        self._stores.tell(store.id)
 
     async def _file(self, store: VectorStoreRow, file: str, param: str) -> FileRow:
         try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flowbed.services.vector_stores.attached import AttachedFiles
 from flowbed.services.vector_stores.processing import StoreProcessing
 from flowbed.services.vector_stores.searching import StoreSearch
+from flowbed.services.vector_stores.stage import task_of
 from flowbed.services.vector_stores.stores import StoreService
 from flowbed.sources.extraction.process import Limits, Parsers
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from flowbed.services.project import Project
     from flowbed.services.quotas import QuotaService
     from flowbed.services.search import SearchService
+    from flowbed.services.stages import Hints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,12 @@ def _names_of(spec: str, serving: Serving) -> frozenset[str]:
 
 
 def open_vector_stores(
-    bed: Project, files: FileService, quotas: QuotaService, searches: SearchService, serving: Serving
+    bed: Project,
+    files: FileService,
+    quotas: QuotaService,
+    searches: SearchService,
+    serving: Serving,
+    hints: Hints,
 ) -> VectorStoreService:
     """Open the services; files are parsed in a process that starts with the first one."""
     parsers = Parsers(Limits())
@@ -52,6 +59,7 @@ def open_vector_stores(
         secret=bed.secret,
         models=_names_of(bed.model, serving),
         model=bed.model,
+        tell=lambda store: hints(task_of(store)),
     )
     attached = AttachedFiles(bed.ledger, stores, files, bed.reader, clock=bed.clock, secret=bed.secret)
     return VectorStoreService(

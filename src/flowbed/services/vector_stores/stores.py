@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -84,15 +83,18 @@ class StoreService:
         secret: Callable[[], str],
         models: frozenset[str],
         model: str,
+        tell: Callable[[str], None],
     ) -> None:
         """Keep stores in the ledger; `clock` returns µs since 1970, `secret` 32 random bytes as text.
+
+        `tell` hears of stores that have new work.
 
         Stores are embedded with `model`, which callers may name as any of `models`.
         """
         self._rows, self._files = rows, files
         self._clock, self._secret = clock, secret
         self._models, self._model = models, model
-        self.changed = asyncio.Event()  # set when there is new work
+        self.tell = tell
 
     async def create(
         self, owner: str, said: StoreDescription, *, model: str | None = None, request: str = ""
@@ -188,7 +190,7 @@ class StoreService:
         """
         row = await self.get(owner, id)
         await self._rows.delete(row.id, at=self._clock())
-        self.changed.set()
+        self.tell(row.id)
 
     async def touch(self, row: VectorStoreRow) -> None:
         """Record that a store was used, at most once a minute."""
