@@ -19,7 +19,7 @@ CLIENTS := .clients/python/$(call installed,tests/clients/requirements.txt) \
 	.clients/frameworks/$(call installed,tests/integrations/requirements.txt) \
 	$(if $(shell command -v npm),.clients/node/$(call installed,tests/clients/node/package.json))
 # What tests start, as command:package of Debian.
-SERVICES := redis-server:redis-server node:nodejs npm:npm
+SERVICES := redis-server:redis-server node:nodejs npm:npm chromium:chromium
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)$$/make \1|\2/p' Makefile | while IFS='|' read -r name what; do \

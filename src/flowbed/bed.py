@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowbed.events.replay import Letter, Replayed
+    from flowbed.events.schedule import Due
     from flowbed.events.stages import CommitReport
     from flowbed.index.active_space import Live
     from flowbed.index.compaction import Compaction, VectorIndex
@@ -396,7 +397,7 @@ class Flowbed(OpenProject):
 
     async def spending(
         self,
-        by: Literal["lane", "source", "document", "run"] = "lane",
+        by: Literal["lane", "source", "document", "run", "day"] = "lane",
         *,
         limit: int = 20,
         days: float | None = None,
@@ -404,6 +405,17 @@ class Flowbed(OpenProject):
         """Return what was planned and billed, grouped `by`, the most expensive first; of the last `days`, or ever."""
         since = 0 if days is None else process.now() - round(days * 86_400e6)
         return await self._ledger.spending.totals(by, limit=limit, since=since)
+
+    async def spending_by_collection(self) -> dict[str, float]:
+        """Return what was billed for each collection, in US dollars; receipts count for `lines`."""
+        spent = {each.name: each.cost_usd for each in await self.spending("source", limit=100_000)}
+        found: dict[str, float] = {}
+        for name, cost in spent.items():
+            source = self.settings.sources.get(name)
+            receipts = source is not None and source.kind == "receipts"
+            collection = (source.collection if source else "") or ("lines" if receipts else name)
+            found[collection] = found.get(collection, 0.0) + cost
+        return found
 
     async def search(
         self,
@@ -669,6 +681,11 @@ class Flowbed(OpenProject):
             vectors=vectors,
         )
 
+    @property
+    def views(self) -> Flowbed:
+        """The project itself, for services that show it to people."""
+        return self
+
     async def status(self) -> BedStatus:
         """Describe every collection, and count chunks by status, dead letters and live submissions."""
         from flowbed.maintenance.inspect import status
@@ -680,6 +697,17 @@ class Flowbed(OpenProject):
         from flowbed.maintenance.inspect import sources
 
         return await sources(self._context())
+
+    async def schedule(self) -> dict[str, Due]:
+        """Tell when each source was fetched by `watch` last, and when it is due next.
+
+        Raises:
+            Misconfigured: a schedule is invalid.
+        """
+        from flowbed.events.watch import due_sources
+        from flowbed.wiring.events import watched_sources
+
+        return await due_sources(watched_sources(self.settings, self.folder), self._ledger)
 
     async def remove(self, name: str) -> None:
         """Remove a source from `flowbed.toml`; its rows stay until a run of its name with `allow_deletes`.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from flowbed.bed import Flowbed
     from flowbed.events.replay import Letter, Replayed
+    from flowbed.events.schedule import Due
     from flowbed.events.stages import CommitReport
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.index.search import Mode
@@ -307,13 +308,17 @@ class Blocking:
 
     def spending(
         self,
-        by: Literal["lane", "source", "document", "run"] = "lane",
+        by: Literal["lane", "source", "document", "run", "day"] = "lane",
         *,
         limit: int = 20,
         days: float | None = None,
     ) -> list[Spent]:
         """Return what was planned and billed, grouped `by`, the most expensive first; of the last `days`, or ever."""
         return self._wait(self._bed.spending(by, limit=limit, days=days))
+
+    def spending_by_collection(self) -> dict[str, float]:
+        """Return what was billed for each collection, in US dollars; receipts count for `lines`."""
+        return self._wait(self._bed.spending_by_collection())
 
     def search(
         self,
@@ -522,6 +527,14 @@ class Blocking:
     def sources(self) -> list[SourceStatus]:
         """List the configured sources, removed ones of which something is indexed, and those of precomputed rows."""
         return self._wait(self._bed.sources())
+
+    def schedule(self) -> dict[str, Due]:
+        """Tell when each source was fetched by `watch` last, and when it is due next.
+
+        Raises:
+            Misconfigured: a schedule is invalid.
+        """
+        return self._wait(self._bed.schedule())
 
     def remove(self, name: str) -> None:
         """Remove a source from `flowbed.toml`; its rows stay until a run of its name with `allow_deletes`.

@@ -109,7 +109,8 @@ async def call(
 class Running:
     """A server in a thread of its own, on a free port, over a project of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, port: int = 0) -> None:
+        self._port = port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -132,14 +133,18 @@ class Running:
             body, headers = json.dumps(body).encode(), {"content-type": "application/json", **(headers or {})}
         return self.wait(call(self.app, method, path, body, headers, query))
 
+    def outermost(self, app: FastAPI) -> Any:
+        """Return what receives the requests; a subclass may put something in front of the application."""
+        return app
+
     async def _start(self) -> str:
         bed = await self._stack.enter_async_context(await aopen(self.folder))
         self.service = await self._stack.enter_async_context(open_service(bed))
         self.app = create_app(self.service)
         self._stack.callback(telemetry.listen(self.app.state.metrics.count))
-        listening = listen("127.0.0.1", 0)
+        listening = listen("127.0.0.1", self._port)
         config = uvicorn.Config(
-            self.app,
+            self.outermost(self.app),
             http=Connection,
             ws="none",
             log_config=None,

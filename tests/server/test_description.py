@@ -16,6 +16,24 @@ if TYPE_CHECKING:
     from tests.server.conftest import Running
 
 OPERATIONS = {
+    "GET /v1/admin/batches",
+    "GET /v1/admin/checklist",
+    "GET /v1/admin/dead-letters",
+    "GET /v1/admin/flow",
+    "GET /v1/admin/keys",
+    "GET /v1/admin/spending",
+    "GET /v1/admin/submissions",
+    "GET /v1/collections",
+    "GET /v1/collections/{collection}/changes",
+    "GET /v1/collections/{collection}/versions",
+    "GET /v1/rows",
+    "GET /v1/session",
+    "GET /v1/why",
+    "POST /v1/admin/dead-letters/retry",
+    "POST /v1/admin/keys/{key}/revoke",
+    "POST /v1/admin/rollback",
+    "POST /v1/admin/submissions/cancel",
+    "POST /v1/collections/{collection}/rows",
     "DELETE /v1/admin/cache",
     "DELETE /v1/files/{file}",
     "GET /health/live",
@@ -68,7 +86,7 @@ OPERATIONS = {
 REFUSABLE = {
     name
     for name in OPERATIONS
-    if name.startswith("POST") and not name.endswith(("/{batch}/cancel", "/retry"))
+    if name.startswith("POST") and not name.endswith(("/{batch}/cancel", "{job}/retry", "}/revoke"))
 }
 EXAMPLES = 25  # per operation
 SECONDS = 60  # of the long test

@@ -67,6 +67,7 @@ class Project:
     now: FixedClock = field(default_factory=FixedClock)
     queries: list[Any] = field(default_factory=list)
     secrets: int = 0
+    views: Any = None
 
     @property
     def model(self) -> str:

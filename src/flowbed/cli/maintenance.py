@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flowbed.maintenance.verify import Verified
 
 Answer = TypeVar("Answer")
-SpentBy = Literal["lane", "source", "document", "run"]
+SpentBy = Literal["lane", "source", "document", "run", "day"]
 
 
 def status(

@@ -58,6 +58,18 @@ class Schedule:
         return tick + zlib.crc32(self.name.encode()) % max(width, 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Due:
+    """When a watch fetched a source last and when it is due next (µs since 1970); 0 if no watch ever fetched it.
+
+    A source that is `followed` is fetched when its files change, too.
+    """
+
+    last: int
+    next: int
+    followed: bool
+
+
 def schedule(name: str, *, every: str, cron: str, timezone: str) -> Schedule:
     """Make the schedule of a source from its settings.
 

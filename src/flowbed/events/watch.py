@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Conflict, Error, Misconfigured, Transient
 from flowbed.events.following import follow
+from flowbed.events.schedule import Due
 from flowbed.events.subscribers import Deliveries
 from flowbed.ledger import Swap
 
@@ -258,6 +259,19 @@ class Watch:
 
     def _unfollowed(self, reason: str) -> None:
         self.say({"event": "failed", "what": "following", "reason": reason, "fix": "flowbed watch"})
+
+
+async def due_sources(sources: Mapping[str, Watched], ledger: Ledger) -> dict[str, Due]:
+    """Tell when each source was fetched by a watch, and when it is due."""
+    progress = await ledger.documents.progress([_tick(name) for name in sources])
+    found = {}
+    for name, each in sources.items():
+        value = progress[_tick(name)].cursor.value
+        last = int(value) if value else 0
+        found[name] = Due(
+            last=last, next=each.schedule.due(last) if last else 0, followed=each.place is not None
+        )
+    return found
 
 
 def _tick(name: str) -> str:

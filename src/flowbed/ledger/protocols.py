@@ -394,9 +394,9 @@ class Spending(Protocol):
         ...
 
     async def totals(
-        self, by: Literal["lane", "source", "document", "run"], *, limit: int, since: int = 0
+        self, by: Literal["lane", "source", "document", "run", "day"], *, limit: int, since: int = 0
     ) -> list[Spent]:
-        """Sum the spending since a time (µs) by lane, source, document or run; the most expensive first.
+        """Sum the spending since a time (µs) by lane, source, document, run or day (2026-11-30, UTC); dearest first.
 
         Rows without texts do not count: they only say that a run was recorded.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from flowbed.records import Status
@@ -10,6 +11,7 @@ from flowbed.records import Status
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+DAY_US = 86_400_000_000
 # What saving a row leaves as it is: fields that never change, and `cancel`, which other workers may set meanwhile.
 SUBMISSION_FIXED = frozenset({"id", "space", "key", "bytes", "texts", "chunks", "created", "cancel"})
 JOB_FIXED = frozenset(
@@ -376,6 +378,11 @@ class Progress:
 
     cursor: Cursor
     documents: int
+
+
+def day_of(at: int) -> str:
+    """Return the day of a time (µs since 1970) in UTC, as 2026-11-30."""
+    return datetime.fromtimestamp(at // 1_000_000, UTC).date().isoformat()
 
 
 class InFlight(NamedTuple):

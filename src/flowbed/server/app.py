@@ -36,6 +36,7 @@ from flowbed.server.http.gate import Gate, Load
 from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import RawResponse
 from flowbed.server.metrics import Metrics
+from flowbed.server.page import assets, collections, operations
 from flowbed.services.batches.stage import BatchJobs, FileRetention
 from flowbed.services.jobs.worker import IndexJobWorker
 from flowbed.services.vector_stores.stage import VectorStoreWork
@@ -63,10 +64,13 @@ ROUTES: tuple[Callable[[Service], APIRouter], ...] = (
     job_events.routes,
     search.routes,
     vector_stores.routes,
+    collections.routes,
     events.routes,
     admin.routes,
+    operations.routes,
     health.routes,
     *CHROMA_ROUTES,
+    assets.routes,
 )
 NOT_ALLOWED = 405
 NOT_FOUND = 404

@@ -237,6 +237,7 @@ async def opened(project: ServeConfig) -> AsyncIterator[tuple[FastAPI, Service]]
                 watchers=[log],
                 tracing=tracing,
             )
+            app.state.watching = project.watch
             stack.callback(telemetry.listen(app.state.metrics.count))
             # What is loaded now stays: exclude it from garbage collections.
             gc.collect()

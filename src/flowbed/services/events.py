@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Self
 from flowbed.errors import Error, Rejected
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from flowbed.events.replay import Replayed
     from flowbed.records.events import Handled
     from flowbed.services.project import Project
@@ -62,6 +64,17 @@ class EventService:
         if not (source or day or batch):
             raise Rejected("name what to reprocess: a source, a day or a batch", param="source")
         done = await self._bed.replay(source=source, day=day, batch=batch)
+        if done.waiting:
+            self._begin()
+        return done
+
+    async def retry(self, subjects: Collection[str]) -> Replayed:
+        """Queue again what failed of the dead letters with these subjects, or of all if there are none.
+
+        Raises:
+            NotFound: there is no such dead letter.
+        """
+        done = await self._bed.replay(*subjects)
         if done.waiting:
             self._begin()
         return done

@@ -5,17 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from flowbed.embedding import Embedder
     from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.embedding.stack import Stack
-    from flowbed.events.replay import Replayed
+    from flowbed.events.replay import Letter, Replayed
+    from flowbed.events.schedule import Due
     from flowbed.index.search.reader import IndexReader
+    from flowbed.index.versions import Version
     from flowbed.lanes.contexts import RunContext
-    from flowbed.ledger import Ledger
+    from flowbed.ledger import Ledger, Rollback, Spent, SubmissionRow
+    from flowbed.maintenance.checklist import Checklist
+    from flowbed.maintenance.inspect import Reason, SourceStatus
     from flowbed.publish import PublishReport
-    from flowbed.records import Report, SearchResults
+    from flowbed.publish.records import Record
+    from flowbed.records import IndexedText, Report, SearchResults
     from flowbed.records.events import Handled
     from flowbed.records.precomputed import Ingested
     from flowbed.records.serving import Serving
@@ -118,4 +123,78 @@ class Project(Protocol):
     @property
     def find(self) -> Callable[..., Awaitable[SearchResults]]:
         """Find the nearest neighbours of a text or a vector; takes the arguments of `Flowbed.find`."""
+        ...
+
+    @property
+    def views(self) -> Views:
+        """What people look at beside searching."""
+        ...
+
+
+class Views(Protocol):
+    """What people look at in an opened project; `flowbed.bed.Flowbed` is one. Each takes the arguments it has there."""
+
+    @property
+    def versions(self) -> Callable[[str], Awaitable[list[Version]]]:
+        """List the versions of a collection."""
+        ...
+
+    @property
+    def around(self) -> Callable[..., Awaitable[Sequence[IndexedText]]]:
+        """Return a row and those around it in its document; takes the arguments of `Flowbed.around`."""
+        ...
+
+    @property
+    def why(self) -> Callable[[str], Awaitable[Sequence[Reason]]]:
+        """Explain the state of a chunk or a document."""
+        ...
+
+    @property
+    def sources(self) -> Callable[[], Awaitable[list[SourceStatus]]]:
+        """List the sources."""
+        ...
+
+    @property
+    def schedule(self) -> Callable[[], Awaitable[Mapping[str, Due]]]:
+        """Tell when each source is due."""
+        ...
+
+    @property
+    def publications(self) -> Callable[[], Awaitable[list[Record]]]:
+        """List what was published last."""
+        ...
+
+    @property
+    def checklist(self) -> Callable[[], Awaitable[Checklist]]:
+        """Walk the chain from sources to snapshots."""
+        ...
+
+    @property
+    def dead_letters(self) -> Callable[[], Awaitable[list[Letter]]]:
+        """List failures that need attention."""
+        ...
+
+    @property
+    def submissions(self) -> Callable[..., Awaitable[list[SubmissionRow]]]:
+        """List submissions."""
+        ...
+
+    @property
+    def cancel_submission(self) -> Callable[[str], Awaitable[None]]:
+        """Ask for a submission to be cancelled."""
+        ...
+
+    @property
+    def spending(self) -> Callable[..., Awaitable[list[Spent]]]:
+        """Return what was planned and billed."""
+        ...
+
+    @property
+    def spending_by_collection(self) -> Callable[[], Awaitable[Mapping[str, float]]]:
+        """Return what was billed for each collection, in US dollars."""
+        ...
+
+    @property
+    def rollback(self) -> Callable[[str, int], Awaitable[Rollback]]:
+        """Restore an older version of a collection."""
         ...

@@ -13,6 +13,9 @@ from flowbed.services.events import EventService
 from flowbed.services.files import FileService
 from flowbed.services.jobs.jobs import IndexJobService
 from flowbed.services.models import Models
+from flowbed.services.page.browsing import BrowseService
+from flowbed.services.page.flow import FlowService
+from flowbed.services.page.operating import OperatingService
 from flowbed.services.quotas import QuotaService
 from flowbed.services.search import SearchService
 from flowbed.services.stages import Hints
@@ -34,15 +37,18 @@ class Service:
 
     bed: Project
     serving: Serving
+    browse: BrowseService
     chroma: ChromaService
     embeddings: EmbeddingService
     events: EventService
     files: FileService
     hints: Hints
     index_jobs: IndexJobService
+    flow: FlowService
     jobs: JobService
     keys: KeyService
     models: Models
+    operating: OperatingService
     quotas: QuotaService
     search: SearchService
     vector_stores: VectorStoreService
@@ -74,6 +80,7 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
         QuotaService(bed.ledger, tiers=serving.tiers, clock=bed.clock) as quotas,
         EventService(bed) as events,
     ):
+        browse, keys = BrowseService(bed, serving), bed.keys()
         chroma = open_chroma(bed, models, quotas, serving)
         search = SearchService(bed, models, quotas, serving)
         vector_stores = open_vector_stores(bed, files, quotas, search, serving, hints)
@@ -81,6 +88,7 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
             yield Service(
                 bed=bed,
                 serving=serving,
+                browse=browse,
                 chroma=chroma,
                 embeddings=EmbeddingService(models, quotas, serving),
                 events=events,
@@ -88,8 +96,10 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
                 hints=hints,
                 jobs=JobService(bed.ledger.jobs, files, clock=bed.clock, secret=bed.secret, hints=hints),
                 index_jobs=IndexJobService(bed, files, serving),
-                keys=bed.keys(),
+                flow=FlowService(bed, browse, models),
+                keys=keys,
                 models=models,
+                operating=OperatingService(bed, serving, events, keys),
                 quotas=quotas,
                 search=search,
                 vector_stores=vector_stores,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from flowbed.ledger import SpendRow, Spent
 from flowbed.ledger.items.rows import item_of, member_key, row_of
 from flowbed.ledger.items.table import Put, all_of, create, until_answered
+from flowbed.ledger.rows import day_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,16 +36,17 @@ class ItemSpending:
             await create(self._table, place, item_of(row))
 
     async def totals(
-        self, by: Literal["lane", "source", "document", "run"], *, limit: int, since: int = 0
+        self, by: Literal["lane", "source", "document", "run", "day"], *, limit: int, since: int = 0
     ) -> list[Spent]:
-        """Sum the spending since a time (µs) by lane, source, document or run."""
+        """Sum the spending since a time (µs) by lane, source, document, run or day."""
         found: dict[tuple[str, str], list[SpendRow]] = {}
         for run in await all_of(self._table.query, RUNS):
             for item in await all_of(self._table.query, f"spending#{run['run']}"):
                 row = row_of(SpendRow, item)
                 if row.at >= since and row.texts:
                     source = row.source if by == "document" else ""
-                    found.setdefault((source, getattr(row, by)), []).append(row)
+                    name = day_of(row.at) if by == "day" else getattr(row, by)
+                    found.setdefault((source, name), []).append(row)
         totals = [
             Spent(
                 source=source,

@@ -39,11 +39,12 @@ def form_of(shape: type[BaseModel]) -> dict[str, Any]:
 
 def query_of(shape: type[BaseModel]) -> dict[str, Any]:
     """Describe query parameters that the route reads itself."""
-    properties = _schema(shape)["properties"]
+    described = _schema(shape)
+    required = described.get("required", ())
     return {
         "parameters": [
-            {"name": name, "in": "query", "required": False, "schema": schema}
-            for name, schema in properties.items()
+            {"name": name, "in": "query", "required": name in required, "schema": schema}
+            for name, schema in described["properties"].items()
         ]
     }
 

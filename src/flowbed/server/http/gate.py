@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 
 # Paths for probes, scrapers and readers of the API's description: no key, no limit, no part of the load, and no text or
 # vector in the response.
-OPEN = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json"})
+OPEN = frozenset({"/", "/health/live", "/health/ready", "/metrics", "/openapi.json"})
+# The files of the page, below this, are open too.
+PAGE = "/page/"
 # Of these, what shows details to some callers only.
 DETAILED = "/health/ready"
 # A file may be larger than other bodies, plus the form around it.
@@ -53,7 +55,7 @@ LARGEST_BODIES = 16
 # POST requests whose answers nobody can use after the client left, and that change nothing.
 CANCELLED = ("/v1/embeddings", "/v1/search", "/query", "/get")
 # Routes whose callers wait for no model.
-BACKGROUND = ("/v1/files", "/v1/batches", "/v1/jobs")
+BACKGROUND = ("/v1/files", "/v1/batches", "/v1/jobs", "/v1/admin/flow")
 # Seconds after a response in which the client may well send its next request, as people who type and loops do.
 LINGERING = 1.0
 # Methods that change nothing: a page of another origin cannot read their responses.
@@ -138,7 +140,7 @@ class Gate:
         )
         answer = _Response(send, context, self._clock, self._begun, body)
         self._load.busy += 1
-        waiting = context.path not in OPEN and not context.path.startswith(BACKGROUND)
+        waiting = not _is_open(context.path) and not context.path.startswith(BACKGROUND)
         self._load.waiting += waiting
         cancelled = context.method == "POST" and context.path.endswith(CANCELLED)
         connection = scope.get(CONNECTION) if cancelled else None
@@ -209,7 +211,7 @@ class Gate:
         if context.path == DETAILED:
             with contextlib.suppress(Error):
                 await self._identify(context)
-        if context.path in OPEN:
+        if _is_open(context.path):
             return
         if not self._places.free:
             raise self._overloaded()
@@ -232,7 +234,7 @@ class Gate:
         context.caller = caller
 
     def _take_place(self, path: str, holder: str) -> bool:
-        if path in OPEN:
+        if _is_open(path):
             return False
         if not self._places.take(holder):
             raise self._overloaded()
@@ -278,6 +280,10 @@ class _Response:
                 # The client keeps its body back. What it sends next would be taken for that body.
                 message["headers"].append((b"connection", b"close"))
         await self._send(message)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN or path.startswith(PAGE)
 
 
 def _id_of(sent: bytes | None) -> str:

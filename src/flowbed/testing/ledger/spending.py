@@ -64,6 +64,18 @@ class SpendingContract:
             Spent("", "r2", 2, 10, 12, 0.5),
         ]
 
+    async def test_totals_by_day_are_days_in_utc(self, ledger: Ledger) -> None:
+        """The last microsecond of a day belongs to it, the next one to the next."""
+        midnight = 1_764_460_800_000_000  # 2025-11-30
+        await ledger.spending.record(
+            [spend("d", at=midnight - 1, cost_usd=0.25), spend("e", at=midnight, cost_usd=0.5)]
+        )
+        await ledger.spending.record([spend("d", run="r2", at=midnight + 5, cost_usd=1.0)])
+        assert await ledger.spending.totals("day", limit=ALL) == [
+            Spent("", "2025-11-30", 4, 20, 24, 1.5),
+            Spent("", "2025-11-29", 2, 10, 12, 0.25),
+        ]
+
     async def test_totals_respect_limit_and_since(self, ledger: Ledger) -> None:
         """The most expensive names are listed up to a limit; spending before `since` does not count."""
         await ledger.spending.record(

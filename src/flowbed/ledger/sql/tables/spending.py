@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
 from flowbed.ledger import Spent
+from flowbed.ledger.rows import DAY_US, day_of
 from flowbed.ledger.sql.schema import spending
 
 if TYPE_CHECKING:
@@ -36,11 +37,17 @@ class SqlSpending:
         await self._database.execute_each(self._put, put)
 
     async def totals(
-        self, by: Literal["lane", "source", "document", "run"], *, limit: int, since: int = 0
+        self, by: Literal["lane", "source", "document", "run", "day"], *, limit: int, since: int = 0
     ) -> list[Spent]:
-        """Sum the spending since a time (µs) by lane, source, document or run."""
+        """Sum the spending since a time (µs) by lane, source, document, run or day."""
         table = spending.c
-        named = (table.source, table.document) if by == "document" else (table[by],)
+        named: tuple[sa.ColumnElement[Any], ...] = (
+            (table.source, table.document)
+            if by == "document"
+            else ((table.at // DAY_US).label("day"),)
+            if by == "day"
+            else (table[by],)
+        )
         cost, billed = sa.func.sum(table.cost_usd), sa.func.sum(table.billed)
         query = (
             sa.select(
@@ -59,7 +66,7 @@ class SqlSpending:
         return [
             Spent(
                 source=names[0] if len(named) > 1 else "",
-                name=names[-1],
+                name=day_of(names[-1] * DAY_US) if by == "day" else names[-1],
                 texts=int(texts),
                 planned=int(planned),
                 billed=int(tokens),

@@ -1,0 +1,223 @@
+"""Each view of the page, in a browser: what it shows, whether everybody can use it, and a server that goes away."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+from playwright.sync_api import expect
+from tests.server.page.conftest import PATIENCE, Slowed, open_view, write_indexed, write_project
+
+from flowbed.ledger import DeadLetter, SpendRow
+from flowbed.ledger.rows import Failure
+from flowbed.records import Status
+from flowbed.records.precomputed import PrecomputedRows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from playwright.sync_api import Browser, Page
+
+VIEWS = {
+    "search?q=sentence+3": "Search",
+    "collections": "Collections",
+    "collections/docs": "docs",
+    "flow": "Flow",
+    "work": "Jobs and batches",
+    "letters": "Dead letters",
+    "doctor": "Doctor",
+    "spend": "Spend",
+    "keys": "Keys and quotas",
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_view_is_shown_and_axe_finds_nothing(browser: Browser, shown: Slowed, axe: str, view: str) -> None:
+    """On a wide screen in light colours, and on a phone in dark ones; nothing but tables is wider than the phone."""
+    screens: tuple[tuple[int, Literal["light", "dark"]], ...] = ((1200, "light"), (390, "dark"))
+    for width, scheme in screens:
+        # The policy of the page keeps the script of axe out.
+        context = browser.new_context(
+            base_url=shown.url, viewport={"width": width, "height": 800}, color_scheme=scheme, bypass_csp=True
+        )
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        open_view(page, view)
+        expect(page.get_by_role("heading", level=1)).to_have_text(VIEWS[view])
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.evaluate(axe)
+        found = page.evaluate("axe.run()")["violations"]
+        assert [(each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found] == []
+        context.close()
+
+
+def test_collection_shows_versions_their_difference_and_rolls_back_in_two_steps(
+    page: Page, shown: Slowed
+) -> None:
+    open_view(page, "collections")
+    page.get_by_role("link", name="docs", exact=True).click()
+    expect(page.locator("h1")).to_have_text("docs")
+    before = shown.call("GET", "/v1/collections").json["collections"][0]
+    versions = page.get_by_role("region", name="Versions")
+    versions.get_by_role("button", name="Difference").first.click()
+    expect(page.get_by_role("region", name="Difference")).to_contain_text(
+        f"{before['rows']} rows written, 0 deleted"
+    )
+    versions.get_by_role("button", name="Roll back…").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("flowbed rollback docs --release")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert shown.call("GET", "/v1/collections").json["collections"][0] == before
+    versions.get_by_role("button", name="Roll back…").first.click()
+    dialog.get_by_role("button", name="Roll back").click()
+    expect(versions.get_by_role("rowheader").first).to_have_text(str(before["version"] + 1))
+    released = shown.wait(_released(shown))
+    assert released.runs == 1
+
+
+async def _released(shown: Slowed) -> Any:
+    bed: Any = shown.service.bed
+    return await bed.release("docs")
+
+
+def test_collection_rows_are_read_by_scrolling_and_keyboard(page: Page) -> None:
+    open_view(page, "collections/docs")
+    rows = page.get_by_role("region", name="Rows in the order of their ids")
+    expect(rows.get_by_role("listitem").first).to_contain_text("docs#big#00000")
+    rows.focus()
+    page.keyboard.press("End")
+    expect(rows.get_by_role("listitem").last).to_contain_text("docs#x9")
+    row = rows.get_by_role("listitem").last
+    row.get_by_role("button").focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("attack 9 </textarea></title></script><script>attacked(9)</script>")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+
+
+def test_flow_changes_by_itself_when_rows_are_written(page: Page, shown: Slowed) -> None:
+    open_view(page, "flow")
+    index = page.locator(".stages li").nth(4)
+    rows = int(index.locator(".figure").inner_text())
+    shown.wait(_written(shown, "live"))
+    expect(index.locator(".figure")).to_have_text(str(rows + 1))
+    expect(page.get_by_role("region", name="Newest runs")).to_contain_text("live")
+
+
+async def _written(shown: Slowed, collection: str) -> None:
+    bed: Any = shown.service.bed
+    model = await bed.open_model(bed.model)
+    vectors = (await model.embed(["one"], purpose="document")).vectors
+    rows = PrecomputedRows(ids=["one"], vectors=vectors, texts=["one"], metadata=[{}])
+    await bed.write_rows(collection, rows)
+
+
+def test_page_server_that_goes_away_and_comes_back_is_waited_for(browser: Browser, tmp_path: Path) -> None:
+    """A live view goes on, and one that could not be loaded is loaded."""
+    folder = write_indexed(tmp_path / "project", [{"id": "a", "text": "one"}])
+    running = Slowed(folder)
+    port = int(running.url.rpartition(":")[2])
+    context = browser.new_context(base_url=running.url)
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    open_view(page, "flow")
+    expect(page.locator(".live")).to_have_text("live")
+    running.close()
+    page.get_by_text("The server does not answer.").wait_for()
+    page.get_by_role("link", name="Collections").click()
+    page.get_by_role("alert").get_by_text("the server does not answer").wait_for()
+    running = Slowed(folder, port=port)
+    expect(page.get_by_role("link", name="docs")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("The server does not answer.")).to_have_count(0)
+    context.close()
+    running.close()
+
+
+def test_page_slow_server_says_that_it_waits(page: Page, shown: Slowed) -> None:
+    shown.hold("/v1/collections")
+    page.goto("/#/collections")
+    page.get_by_text("Loading…").wait_for()
+    page.get_by_text("Still waiting for the server…").wait_for()
+    page.get_by_role("link", name="Keys and quotas").click()  # others can be used meanwhile
+    expect(page.locator("h1")).to_have_text("Keys and quotas")
+    shown.let_go("/v1/collections")
+    open_view(page, "collections")
+
+
+def test_letters_are_tried_again_and_embedded(browser: Browser, tmp_path: Path) -> None:
+    """A refused chunk is shown with its reason and its batch file, and is embedded after another try."""
+    running = Slowed(write_project(tmp_path / "project", [{"id": "a", "text": "one"}]))
+    running.wait(_refused(running))
+    context = browser.new_context(base_url=running.url)
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    open_view(page, "flow")
+    expect(page.locator(".stuck")).to_contain_text("1 dead letter")
+    page.get_by_role("link", name="Show them").click()
+    expect(page.locator("main")).to_contain_text("1 failure of 1 cause")
+    expect(page.locator("main")).to_contain_text("docs: the model refused it")
+    expect(page.get_by_role("row").last).to_contain_text("docs/chunked/")
+    page.get_by_role("button", name="Try docs#a#00000 again").click()
+    expect(page.locator("#said")).to_contain_text("1 chunk wait again")
+    page.get_by_text("Nothing has failed for good.").wait_for()
+    page.get_by_role("link", name="Flow", exact=True).click()
+    expect(page.locator(".stages li").nth(4).locator(".figure")).to_have_text("1")
+    context.close()
+    running.close()
+
+
+async def _refused(running: Slowed) -> None:
+    """Fetch the source, and refuse its chunk."""
+    bed: Any = running.service.bed
+    await bed.fetch("docs")
+    chunks, now = bed.ledger.chunks, bed.clock()
+    batches = [batch async for page in chunks.batches({Status.NONE}, now=now, sources=()) for batch in page]
+    (row,) = await chunks.claim(
+        batches, {Status.NONE}, worker="w", now=now, until=now + 1, sources=(), limit=9
+    )
+    refused = {"kind": "rejected", "reason": "the model refused it"}
+    failure = Failure(collection=row.collection, id=row.id, version=row.version, **refused)
+    await chunks.fail([failure], worker="w")
+    letter = DeadLetter(kind="chunk", owner="docs", subject=row.id, reason="the model refused it", at=now)
+    await bed.ledger.dead_letters.add([letter])
+
+
+def test_doctor_names_what_failed_and_its_command(page: Page) -> None:
+    open_view(page, "doctor")
+    table = page.get_by_role("region", name="Checklist")
+    assert table.get_by_role("row").count() > 15
+    expect(table.get_by_role("row", name=re.compile("^index ok docs"))).to_contain_text("rows")
+
+
+def test_spend_shows_planned_against_billed(page: Page, shown: Slowed) -> None:
+    async def record() -> None:
+        bed = shown.service.bed
+        now = bed.clock()
+        rows = [
+            SpendRow(
+                run=f"r{n}",
+                lane="realtime",
+                source="docs",
+                document=f"d{n}",
+                texts=5,
+                planned=1000,
+                billed=1100,
+                cost_usd=0.25,
+                at=now - n * 86_400_000_000,
+            )
+            for n in range(3)
+        ]
+        await bed.ledger.spending.record(rows)
+
+    shown.wait(record())
+    open_view(page, "spend")
+    expect(page.locator(".facts").first).to_contain_text("$0.75")
+    row = page.get_by_role("region", name="Spend by source").get_by_role("row").nth(1)
+    expect(row).to_have_text(re.compile(r"docs.*15.*3,000.*3,300.*\+10\.0 %.*\$0\.75"))
+    expect(page.locator("svg.chart rect")).to_have_count(6)
+    expect(page.get_by_role("region", name="Spend by day").get_by_role("row")).to_have_count(4)
+    open_view(page, "collections/docs")
+    expect(page.locator(".facts").first).to_contain_text("$0.75")
