@@ -151,6 +151,7 @@ def test_search_texts_never_become_markup(page: Page) -> None:
         )
     hit.get_by_role("button", name="author").click()
     expect(page.locator(".chip.set")).to_contain_text("<base href")
+    expect(page.locator(".hit")).to_have_count(1)
     page.locator(".hit").first.get_by_role("button", name="Why this hit").click()
     page.locator(".hit .why .facts").wait_for()
     page.locator(".hit").first.get_by_role("button", name="In its document").click()
