@@ -183,7 +183,7 @@ class TestBacklog(LinkingContract):
         project = backlog.add_project("OPS")
         backlog.comment(project, backlog.post(project, "One", "text"), "an answer")
         backlog.write_wiki(project, "Home", "text")
-        backlog.write_document(project, "Manual", "text")
+        backlog.comment_document(project, backlog.write_document(project, "Manual", "text"), "what is this?")
         return backlog
 
 

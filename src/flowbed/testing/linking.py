@@ -36,12 +36,16 @@ if TYPE_CHECKING:
 
 
 def addresses(document: Document) -> list[tuple[str, str]]:
-    """Return the addresses of a document, each with the id of its message or note, or an empty string."""
+    """Return the addresses of a document, each with the id of its message or note, or an empty string.
+
+    A note without an address of its own has that of its document, which is listed once.
+    """
     if document.kind == CONVERSATION:
         return [(each.url, each.id) for each in Conversation.from_json(document.text).messages]
     if document.kind == ISSUE:
         issue = Issue.from_json(document.text)
-        return [(issue.url, ""), *((each.url, each.id) for each in issue.notes)]
+        own = [(each.url, each.id) for each in issue.notes if each.url != issue.url]
+        return [(issue.url, ""), *own] if issue.url else own
     return [(str(document.metadata["url"]), "")] if "url" in document.metadata else []
 
 

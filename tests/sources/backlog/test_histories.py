@@ -30,7 +30,16 @@ CHANGES = (
         "delete_comment",
         "write_wiki",
     ),
-    *("delete_wiki", "write_document", "trash_document", "delete_document", "notation"),
+    *(
+        "delete_wiki",
+        "write_document",
+        "trash_document",
+        "delete_document",
+        "remark",
+        "answer",
+        "unremark",
+        "notation",
+    ),
 )
 EVENTS = ("storm", "cut", "outage", "hide", "show", "forget")
 PLACE = st.integers(0, 1)
@@ -77,6 +86,7 @@ def change(backlog: Backlog, project: int, other: int, do: str, number: int) -> 
     comments = (
         [each["id"] for each in found.comments[found.issues[issue]["id"]] if each["content"]] if issue else []
     )
+    remarks = [each["id"] for each in found.remarks.get(documents[-1], ())] if documents else []
     match do:
         case "post":
             backlog.post(project, f"title {number}", f"*text {number}")
@@ -102,6 +112,12 @@ def change(backlog: Backlog, project: int, other: int, do: str, number: int) -> 
             backlog.write_document(
                 project, "Page", f"text {number}", documents[0] if documents and number % 2 else ""
             )
+        case "remark" if documents:
+            backlog.comment_document(project, documents[-1], f"remark {number}")
+        case "answer" if remarks:
+            backlog.comment_document(project, documents[-1], f"answer {number}", answers=remarks[0])
+        case "unremark" if remarks:
+            backlog.delete_document_comment(project, documents[-1], remarks[-1])
         case "trash_document" | "delete_document" if documents:
             getattr(backlog, do)(project, documents[-1])
         case "notation":

@@ -541,6 +541,37 @@ def test_samples_of_backlog_parse(data: Path) -> None:
         identity({"projectId": 1})
 
 
+async def test_comments_on_documents_are_found_with_their_answers_within_a_day() -> None:
+    """A comment moves nothing of its document: some documents are asked again each day, and a dump has the same."""
+    backlog, ops = space()
+    page = backlog.write_document(ops, "Manual", "Stop the writers first.")
+    name = f"{ops}/documents/{page}"
+    async with running(backlog, dated=False) as url:
+        follower = Follower(backlog, url)
+        await follower.follow()
+        assert (follower.held[name].kind, follower.held[name].text) == ("text", "Stop the writers first.")
+        first = backlog.comment_document(ops, page, "Which ones?")
+        backlog.comment_document(ops, page, "It works.")
+        backlog.comment_document(ops, page, "Those of the database.", answers=first)
+        await follower.follow(later=DAY + 60)
+        made = Issue.from_json(follower.held[name].text)
+        assert (made.description, made.url) == ("Stop the writers first.", f"{url}/document/OPS/{page}")
+        assert [(each.author, each.body, each.url) for each in made.notes] == [
+            ("田中 太郎", text, made.url) for text in ("Which ones?", "Those of the database.", "It works.")
+        ]
+        (dumped,) = backlog.dump()
+        assert document(name, dumped, Rendering(url=url, project="OPS")) == follower.held[name]
+        backlog.edit_document_comment(ops, page, first, "Which writers?")
+        await follower.follow(later=DAY + 60)
+        assert follower.notes(name)[0] == "Which writers?"
+        backlog.delete_document_comment(ops, page, first)
+        await follower.follow(later=DAY + 60)
+        assert follower.notes(name) == ["It works."]
+        assert follower.held == await follower.fresh()
+    with pytest.raises(Rejected, match="a comment must be an object with an id, not 5"):
+        document(name, {**dumped, "comments": [{"id": "ab", "replies": []}, 5]}, Rendering())
+
+
 async def test_links_find_their_documents_and_say_why_not() -> None:
     backlog, ops = space(2)
     comment = backlog.comment(ops, 1, "hello")

@@ -26,7 +26,8 @@ SETTLING = 60
 STEP = 90
 # Listings that are begun again because rows moved meanwhile.
 ATTEMPTS = 4
-# So many issues are asked again in each fetch, those asked longest ago first: deleting a comment may move nothing.
+# So many issues and documents are asked again in each fetch, those asked longest ago first: a comment, or deleting one,
+# may move nothing.
 SLICE = 20
 # What is reported of malformed records, one by one.
 MOST_PROBLEMS = 20
@@ -37,7 +38,7 @@ FEED = [ISSUE_DELETED, WIKI_DELETED, ISSUES_CHANGED, DOCUMENT_DELETED]
 
 @dataclass(frozen=True)
 class Answer:
-    """What Backlog answered for a document: its record, the comments of an issue, and the notation."""
+    """What Backlog answered for a document: its record, its comments (None of a wiki page), and the notation."""
 
     name: str
     record: dict[str, Any]
@@ -331,9 +332,15 @@ class ProjectReading:
         yield
 
     async def _documents(self) -> AsyncIterator[None]:
-        """Compare all documents, which are listed with their texts; those in the trash are gone."""
+        """Compare all documents, which are listed with their texts; those in the trash are gone.
+
+        Comments are read of those that changed, and of some others.
+        """
         tree = await self.api.get("/documents/tree", projectIdOrKey=self.position.id)
         trash = set(_ids(tree.get("trashTree") if isinstance(tree, dict) else None))
+        known = self.position.documents
+        old = sorted((at, name) for name, (_, at) in known.items() if at <= self.now - DAY)
+        again = {name for _, name in old[:SLICE]}
         listed: set[str] = set()
         offset = 0
         while True:
@@ -348,13 +355,13 @@ class ProjectReading:
             for row in rows:
                 name = str(row.get("id"))
                 listed.add(name)
-                if name not in trash and self._has_moved(self.position.documents, name, row):
-                    await self._add_page("documents", name, row)
+                if name not in trash and (name in again or self._has_moved(known, name, row)):
+                    await self._add_document(name, row)
             yield
             if len(rows) < ROWS:
                 break
             offset += STEP
-        for name in [name for name in self.position.documents if name in trash or name not in listed]:
+        for name in [name for name in known if name in trash or name not in listed]:
             await self._ask_page("documents", name, trash=trash)
         yield
 
@@ -362,7 +369,23 @@ class ProjectReading:
         updated, at = known.get(name, (-1, 0))
         return updated != self._moment(row) or at < updated + SETTLING
 
-    async def _add_page(self, kind: str, name: str, row: Any) -> None:  # any JSON value
+    async def _add_document(self, name: str, row: Mapping[str, Any]) -> None:
+        """Read the comments of a document, and add it, once in a fetch."""
+        if f"{self.position.id}/documents/{name}" in self.seen:
+            return
+        try:
+            comments = await self.api.rows(f"/documents/{name}/comments")
+        except Withheld:
+            comments = []  # of a space without them, or it was deleted since it was listed
+        await self._add_page("documents", name, row, comments)
+
+    async def _add_page(
+        self,
+        kind: str,
+        name: str,
+        row: Any,  # any JSON value
+        comments: list[dict[str, Any]] | None = None,
+    ) -> None:
         try:
             found = identity(row if isinstance(row, dict) else {})
             updated = moment(row)
@@ -373,7 +396,7 @@ class ProjectReading:
             return
         self.seen.add(found)
         getattr(self.position, kind)[name] = (updated, self.now)
-        self.found.answers.append(Answer(found, row, None, self.position.notation))
+        self.found.answers.append(Answer(found, row, comments, self.position.notation))
 
     async def _ask_page(self, kind: str, name: str, *, trash: set[str] | None = None) -> None:
         """Ask for a page: it is gone if it is in the trash, or Backlog does not know it and still shows its project."""

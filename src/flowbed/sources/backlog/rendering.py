@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flowbed.records import Scalar
 
 # Increase it whenever the same record would become another document.
-REVISION = 1
+REVISION = 2
 
 NOTATIONS = ("markdown", "backlog")
 # Types of custom fields that hold text: of a line, of several lines.
@@ -94,35 +94,80 @@ def document(
 ) -> Document:
     """Create the document of a record; `comments` are those of its own field unless they are given.
 
+    A document with comments has the form of an issue, so that each is found by itself.
+
     Raises:
         Rejected: a field has another type than Backlog's; the message names it.
     """
     if is_issue(record):
         return _issue(name, record, rendering, comments)
-    kind, title, text = "markdown", _text(record, "name"), rendering.text(_text(record, "content"))
-    url = f"{rendering.url}/alias/wiki/{record['id']}"
-    if is_document(record):
-        kind, title, text = (
-            "text",
-            _text(record, "title"),
-            unicodedata.normalize("NFC", _text(record, "plain")),
-        )
-        url = f"{rendering.url}/document/{rendering.project}/{record['id']}"
-        if not rendering.project:
-            url = ""
+    url = _page_url(record, rendering)
+    notes = tuple(_remarks(record, comments, url)) if is_document(record) else ()
+    if notes:
+        kind, text = KIND, _with_remarks(record, notes, url)
+    elif is_document(record):
+        kind, text = "text", _plain(record)
+    else:
+        kind, text = "markdown", rendering.text(_text(record, "content"))
     metadata: dict[str, Scalar] = {
         "type": "document" if is_document(record) else "wiki",
         "project": _project(record, rendering),
         "tags": ", ".join(_names(record, "tags")),
-        "url": url if rendering.url else "",
+        "url": url,
     }
     return Document(
         id=name,
         kind=kind,
         text=text,
-        title=title,
-        metadata={key: value for key, value in metadata.items() if value},
+        title=_text(record, "title" if is_document(record) else "name"),
+        # Those of a comment are its own.
+        metadata={key: value for key, value in metadata.items() if value and not (notes and key == "url")},
     )
+
+
+def _page_url(record: Mapping[str, Any], rendering: Rendering) -> str:
+    """Return the address of a wiki page or document, empty where the space or the project is not known."""
+    if not rendering.url:
+        return ""
+    if not is_document(record):
+        return f"{rendering.url}/alias/wiki/{record['id']}"
+    return f"{rendering.url}/document/{rendering.project}/{record['id']}" if rendering.project else ""
+
+
+def _with_remarks(record: Mapping[str, Any], notes: tuple[Note, ...], url: str) -> str:
+    return Issue(
+        description=_plain(record),
+        author=_user(record, "createdUser"),
+        url=url,
+        created_at=_text(record, "created"),
+        notes=notes,
+    ).to_json()
+
+
+def _remarks(record: Mapping[str, Any], comments: Sequence[Any] | None, url: str) -> Iterator[Note]:
+    """Yield the comments on a document with text, each before the answers to it; they have no address of their own."""
+    if comments is None:
+        comments = record.get("comments") or []
+        if not isinstance(comments, list):
+            raise Rejected(f"comments must be a list, not {shown(comments)}")
+    for comment in comments:
+        if not isinstance(comment, dict):
+            raise Rejected(f"a comment must be an object with an id, not {shown(comment)}")
+        for each in (comment, *_objects(comment, "replies")):
+            if not isinstance(each.get("id"), str) or not each["id"] or UNUSABLE.search(each["id"]):
+                raise Rejected(f"a comment must be an object with an id, not {shown(each)}")
+            if _plain(each):
+                yield Note(
+                    id=each["id"],
+                    author=_user(each, "createdUser"),
+                    body=_plain(each),
+                    url=url,
+                    created_at=_text(each, "created"),
+                )
+
+
+def _plain(record: Mapping[str, Any]) -> str:
+    return unicodedata.normalize("NFC", _text(record, "plain"))
 
 
 def _issue(

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from flowbed.sources.backlog.project import Found
 
 # What was kept is used as long as this is the same: increase it whenever something else is kept.
-KEPT = "1"
+KEPT = "2"
 # Projects that are named in a message; the others are counted.
 SHOWN = 20
 

@@ -55,6 +55,9 @@ SCRIPT = (
         "write_document",
         "trash_document",
         "delete_document",
+        "comment_document",
+        "edit_document_comment",
+        "delete_document_comment",
         "hide",
         "show",
         "advance",
@@ -73,6 +76,7 @@ class _Project:
     comments: dict[int, list[Row]] = field(default_factory=dict)
     wikis: dict[int, Row] = field(default_factory=dict)
     documents: dict[str, Row] = field(default_factory=dict)
+    remarks: dict[str, list[Row]] = field(default_factory=dict)
     trash: set[str] = field(default_factory=set)
     activities: list[Row] = field(default_factory=list)
     visible: bool = True
@@ -241,8 +245,36 @@ class Backlog:
     def delete_document(self, project: int, document: str) -> None:
         """Delete a document for ever."""
         del self.projects[project].documents[document]
+        self.projects[project].remarks.pop(document, None)
         self.projects[project].trash.discard(document)
         self._happen(project, DOCUMENT_DELETED, {"id": document})
+
+    def comment_document(self, project: int, document: str, plain: str, answers: str = "") -> str:
+        """Comment on a document, or answer a comment of it, which moves nothing else; return the id."""
+        row: Row = {"id": f"{self._number():032x}", "documentId": document, "plain": plain, "content": "{}"}
+        row |= {
+            "created": self._time(),
+            "updated": self._time(),
+            "createdUser": {"id": 2, "name": "田中 太郎"},
+        }
+        remarks = self.projects[project].remarks.setdefault(document, [])
+        if answers:
+            (answered,) = (each for each in remarks if each["id"] == answers)
+            answered["replies"].append({**row, "commentId": answers})
+        else:
+            remarks.append({**row, "statusId": 0, "commentType": "comment", "replies": []})
+        return str(row["id"])
+
+    def edit_document_comment(self, project: int, document: str, comment: str, plain: str) -> None:
+        """Change a comment on a document."""
+        for each in self.projects[project].remarks[document]:
+            if each["id"] == comment:
+                each["plain"] = plain
+
+    def delete_document_comment(self, project: int, document: str, comment: str) -> None:
+        """Delete a comment on a document with its answers."""
+        remarks = self.projects[project].remarks[document]
+        remarks[:] = [each for each in remarks if each["id"] != comment]
 
     def hide(self, project: int) -> None:
         """Take the member whose key it is out of a project."""
@@ -264,7 +296,11 @@ class Backlog:
             for row in (
                 *({**issue, "comments": each.comments[issue["id"]]} for issue in each.issues.values()),
                 *each.wikis.values(),
-                *(row for name, row in each.documents.items() if name not in each.trash),
+                *(
+                    {**row, "comments": each.remarks.get(name, [])}
+                    for name, row in each.documents.items()
+                    if name not in each.trash
+                ),
             )
         ]
 
@@ -442,7 +478,10 @@ class Backlog:
             active, trash = ({"id": kind, "children": trees[kind == "Trash"]} for kind in ("Active", "Trash"))
             return {"projectId": project.row["id"], "activeTree": active, "trashTree": trash}
         if rest:
-            return self._page("documents", rest[0])
+            row = self._page("documents", rest[0])
+            if rest[1:] == ["comments"]:
+                return self.projects[row["projectId"]].remarks.get(rest[0], [])
+            return row
         project = self._project(query["projectId[]"][0])
         return _part(sorted(project.documents.values(), key=lambda row: row["updated"], reverse=True), query)
 
