@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowbed.cli import chroma, configure, dead_letters, keys, maintenance, runs, sources, submissions
+from flowbed.cli import (
+    chroma,
+    configure,
+    dead_letters,
+    keys,
+    maintenance,
+    runs,
+    sources,
+    submissions,
+    workers,
+)
 from flowbed.cli.embed import embed
 from flowbed.cli.forget import forget
 from flowbed.cli.mcp import mcp
@@ -49,6 +59,7 @@ COMMANDS: Mapping[str, Command] = {
     "forget": forget,
     "import": chroma.import_,
     "export": chroma.export,
+    "worker": workers.worker,
 }
 GROUPS: Mapping[str, tuple[str, Mapping[str, Command]]] = {
     "sources": ("The sources of the project.", {"list": sources.list_, "remove": sources.remove}),
@@ -70,6 +81,16 @@ GROUPS: Mapping[str, tuple[str, Mapping[str, Command]]] = {
     "keys": (
         "API keys of `flowbed serve`.",
         {"create": keys.create, "list": keys.list_, "revoke": keys.revoke},
+    ),
+    "workers": (
+        "The workers of the project.",
+        {
+            "list": workers.list_,
+            "scale": workers.scale,
+            "pause": workers.pause,
+            "resume": workers.resume,
+            "drain": workers.drain,
+        },
     ),
 }
 # These run until they are stopped, and take options of their own.

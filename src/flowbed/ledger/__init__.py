@@ -109,10 +109,10 @@ _PROTOCOLS = frozenset(
 SCHEMES = ("sqlite", "postgresql", "postgres", "dynamodb")
 
 
-async def open_ledger(url: str, *, folder: Path, new_id: str) -> Ledger:
+async def open_ledger(url: str, *, folder: Path, new_id: str, connections: int = 5) -> Ledger:
     """Open the ledger at `url`, creating (with `new_id`) or upgrading it if needed.
 
-    A plain path is a SQLite file, below `folder` if relative.
+    A plain path is a SQLite file, below `folder` if relative. On Postgres it has up to so many `connections`.
 
     Raises:
         Misconfigured: the URL is of no kind of ledger, or a newer Flowbed made the ledger.
@@ -131,7 +131,7 @@ async def open_ledger(url: str, *, folder: Path, new_id: str) -> Ledger:
     from flowbed.ledger.sql import ledger as sql  # loads SQLAlchemy
 
     if scheme != "sqlite":
-        return await sql.open_postgres(url, new_id=new_id)
+        return await sql.open_postgres(url, new_id=new_id, connections=connections)
     return await sql.open_sqlite(url.removeprefix("sqlite:///"), folder=folder, new_id=new_id)
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
-# What marks are about: when a turn was taken last, whether a queue is paused, how many processes a host shall have, and
-# how many workers died at a task.
-TURN, PAUSED, PROCESSES, DEATHS = "turn", "paused", "processes", "deaths"
+# What marks are about: when a turn was taken last, whether a queue is paused, whether a worker shall leave, how many
+# processes a host shall have, and how many workers died at a task.
+TURN, PAUSED, LEAVE, PROCESSES, DEATHS = "turn", "paused", "leave", "processes", "deaths"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +64,8 @@ class Workers(Protocol):
         """Take the turn of something that one of all workers does every so many µs; False if it was taken."""
         ...
 
-    async def marks(self, kind: str) -> Mapping[str, int]:
-        """Return the marks of a kind by name."""
+    async def marks(self, *kinds: str) -> Sequence[Mapping[str, int]]:
+        """Return the marks of each kind by name."""
         ...
 
     async def mark(self, kind: str, name: str, number: int) -> None:

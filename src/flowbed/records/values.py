@@ -46,7 +46,9 @@ def count(number: int, noun: str) -> str:
     if number == 1:
         return f"1 {noun}"
     last = noun.rpartition(" ")[2]
-    plural = f"{noun[:-1]}ies" if last == "entry" else f"{noun}es" if last == "index" else f"{noun}s"
+    plural = (
+        f"{noun[:-1]}ies" if last == "entry" else f"{noun}es" if last in {"index", "process"} else f"{noun}s"
+    )
     return f"{number:,} {plural}"
 
 

@@ -59,8 +59,10 @@ class Service:
 
 
 @asynccontextmanager
-async def open_service(bed: Project) -> AsyncIterator[Service]:
+async def open_service(bed: Project, *, hints: Hints | None = None) -> AsyncIterator[Service]:
     """Open the services of a project; on exit, write the counted usage to the ledger and close them.
+
+    They tell `hints` of new work.
 
     Raises:
         Misconfigured: a model, an alias or a fallback is invalid; the message names it.
@@ -68,7 +70,7 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
     """
     serving = bed.serving
     models = await Models.open(bed, serving)
-    hints = Hints()
+    hints = Hints() if hints is None else hints
     files = FileService(
         bed.store,
         bed.ledger.files,

@@ -18,12 +18,14 @@ from flowbed.settings.project import (
     PREFIX,
     CommitSettings,
     PublishSettings,
+    QueueSettings,
     ServeSettings,
     Settings,
     SourceSettings,
     SubscriberSettings,
     TierSettings,
     WatchSettings,
+    WorkerSettings,
     texts,
 )
 
@@ -90,6 +92,8 @@ def _model() -> type[_FileModel]:
         ServeSettings,
         SubscriberSettings,
         WatchSettings,
+        QueueSettings,
+        WorkerSettings,
     ):
         names[record.__name__] = create_model(record.__name__, __base__=_Table, **_fields(record, names))
     return create_model("Settings", __base__=_FileModel, **_fields(Settings, names))
@@ -125,6 +129,7 @@ def _names(tables: Sequence[str]) -> list[str]:
         "commit": CommitSettings,
         "serve": TierSettings if "tiers" in tables else ServeSettings,
         "watch": WatchSettings,
+        "workers": QueueSettings if "queues" in tables else WorkerSettings,
         "subscribers": SubscriberSettings,
     }
     record = records[tables[0]] if tables else Settings

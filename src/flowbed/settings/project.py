@@ -120,6 +120,28 @@ class WatchSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QueueSettings:
+    """One `[workers.queues.NAME]` table: how many tasks of a queue run at once, in one worker and in all."""
+
+    worker: Annotated[int, Field(ge=1, le=1000)] | None = None
+    everywhere: Annotated[int, Field(ge=1)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """The `[workers]` table; times are in seconds."""
+
+    engine: Literal["auto", "local", "durable"] = "auto"
+    connections: Annotated[int, Field(ge=2, le=100)] = 5
+    beat_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2
+    dead_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10
+    sweep_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5
+    poll_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.2
+    grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 25
+    queues: dict[str, QueueSettings] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SubscriberSettings:
     """One `[[subscribers]]` table."""
 
@@ -144,6 +166,7 @@ class Settings:
     store: str = ".flowbed/store"
     store_options: dict[str, str] = field(default_factory=dict)
     ledger: str = ".flowbed/ledger.db"
+    ledger_connections: Annotated[int, Field(ge=3, le=100)] = 5
     model: str = "onnx:sentence-transformers/all-MiniLM-L6-v2"
     model_options: Options = field(default_factory=dict)
     model_cache: str = ""
@@ -163,6 +186,7 @@ class Settings:
     commit: CommitSettings = field(default_factory=CommitSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
     subscribers: list[SubscriberSettings] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -249,6 +273,8 @@ def _settings(tables: Mapping[str, Any]) -> Settings:
     """Create the records from validated tables."""
     serve = tables.get("serve", {})
     tiers = {name: TierSettings(**tier) for name, tier in serve.get("tiers", {}).items()}
+    workers = tables.get("workers", {})
+    queues = {name: QueueSettings(**queue) for name, queue in workers.get("queues", {}).items()}
     records = {
         "model_options": texts(tables.get("model_options", {})),
         "providers": {name: texts(options) for name, options in tables.get("providers", {}).items()},
@@ -260,6 +286,7 @@ def _settings(tables: Mapping[str, Any]) -> Settings:
         "commit": CommitSettings(**tables.get("commit", {})),
         "serve": ServeSettings(**{**serve, "tiers": tiers}),
         "watch": WatchSettings(**tables.get("watch", {})),
+        "workers": WorkerSettings(**{**workers, "queues": queues}),
         "subscribers": [SubscriberSettings(**each) for each in tables.get("subscribers", [])],
     }
     return Settings(**{**tables, **records})

@@ -51,7 +51,10 @@ async def open_project(folder: Path, *, repair: bool = False) -> tuple[Opened, s
     )
     done = await asyncio.to_thread(_repair_ledger, config.ledger, place) if repair else ""
     ledger = await asyncio.to_thread(find_ledger, config.ledger, folder=place) or await open_ledger(
-        settings.ledger_url(config), folder=place, new_id=secrets.token_hex(16)
+        settings.ledger_url(config),
+        folder=place,
+        new_id=secrets.token_hex(16),
+        connections=config.ledger_connections,
     )
     return Opened(place, config, store, ledger), done
 

@@ -125,6 +125,10 @@ class OpenProject:
             clock=process.now,
         )
 
+    def monotonic(self) -> float:
+        """Return seconds of a clock that never goes back."""
+        return time.monotonic()
+
     def clock(self) -> int:
         """Return the time in microseconds since 1970."""
         return process.now()

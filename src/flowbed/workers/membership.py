@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Error
 from flowbed.ledger import DeadLetter
-from flowbed.ledger.workers import DEATHS, PAUSED, WorkerRow
+from flowbed.ledger.workers import DEATHS, LEAVE, PAUSED, WorkerRow
 from flowbed.telemetry import log
 from flowbed.workers import ENDED, UNFINISHED, State
 
@@ -75,14 +75,18 @@ class Membership:
         version: str,
         engine: Callable[[], Engine],
         running: Mapping[str, Task],
+        leaving: asyncio.Event,
         outage: Outage,
         clock: Callable[[], int],
         monotonic: Callable[[], float],
     ) -> None:
-        """Be the worker `name`, whose `running` tasks are shown; `clock` returns µs since 1970."""
+        """Be the worker `name`, whose `running` tasks are shown; `clock` returns µs since 1970.
+
+        `leaving` is set once it shall leave.
+        """
         self._name, self._rows, self._care, self._timing = name, rows, care, timing
         self._queues, self._version, self._engine = queues, version, engine
-        self._running, self._outage = running, outage
+        self._running, self._leaving, self._outage = running, leaving, outage
         self._clock, self._monotonic = clock, monotonic
         self._last = self._unbroken = self._audited = float("-inf")
         self.state = "running"
@@ -124,8 +128,10 @@ class Membership:
             self._unbroken = now
         self._last = now
         self._outage.over()
-        self.paused = frozenset(await self._rows.marks(PAUSED))
-        self.deaths = await self._rows.marks(DEATHS)
+        paused, self.deaths, leave = await self._rows.marks(PAUSED, DEATHS, LEAVE)
+        self.paused = frozenset(paused)
+        if self._name in leave:
+            self._leaving.set()
 
     async def look(self) -> None:
         """Take over the work of the dead; once in a while, look for lost tasks and delete ended ones.
@@ -206,6 +212,7 @@ class Membership:
     async def leave(self) -> None:
         """Leave the others; whoever finds the ledger away is found dead instead."""
         try:
+            await self._rows.unmark(LEAVE, [self._name])
             await self._rows.remove(self._name)
         except Error as error:
             log.warning("cannot leave the other workers, they will find out: %s", error)

@@ -59,12 +59,13 @@ class Worker:
         version: str = VERSION,
         monotonic: Callable[[], float] = time.monotonic,
         schedules: Mapping[str, tuple[Task, int]] | None = None,
+        outage: Outage | None = None,
     ) -> None:
         """Carry out the tasks of `stages` that are in `queues`, by the name `name` (see `wiring.process.worker`).
 
         `clock` returns µs since 1970, `hints` tell of tasks, and `schedules` are tasks with the seconds between two.
         With `rows`, pauses of queues are heeded. With `care` too, it is one of many workers of one engine: they beat,
-        find the dead among them, and sweep in turn.
+        find the dead among them, and sweep in turn. `outage` is told when the ledger is away.
         """
         self.name, self._queues, self._opener = name, dict(queues), opener
         self._stages = {stage.workflow: stage for stage in stages}
@@ -81,7 +82,8 @@ class Worker:
         self._draining = False
         self._stop_hints: Callable[[], None] = lambda: None
         self.running: dict[str, Task] = {}
-        self.outage = Outage("the ledger", monotonic=monotonic)
+        self.told_to_leave = asyncio.Event()
+        self.outage = outage or Outage("the ledger", monotonic=monotonic)
 
     @property
     def engine(self) -> Engine:
@@ -115,6 +117,7 @@ class Worker:
                 version=self._version,
                 engine=lambda: self.engine,
                 running=self.running,
+                leaving=self.told_to_leave,
                 outage=self.outage,
                 clock=self._clock,
                 monotonic=self._monotonic,
@@ -160,7 +163,7 @@ class Worker:
             Transient: the ledger or the engine cannot be reached.
         """
         if self._rows is not None and self._membership is None:
-            self._paused = frozenset(await self._rows.marks(PAUSED))
+            self._paused = frozenset((await self._rows.marks(PAUSED))[0])
         found: list[Task] = []
         for stage in self._stages.values():
             found += await stage.waiting()

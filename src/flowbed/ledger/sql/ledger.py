@@ -84,15 +84,15 @@ async def open_sqlite(path: str, *, folder: Path, new_id: str) -> SqlLedger:
     return await _open(Database(Sqlite(location)), new_id=new_id)
 
 
-async def open_postgres(url: str, *, new_id: str) -> SqlLedger:
-    """Open the ledger in the Postgres database at `url`."""
+async def open_postgres(url: str, *, new_id: str, connections: int) -> SqlLedger:
+    """Open the ledger in the Postgres database at `url`, with up to so many connections."""
     try:
         from flowbed.ledger.sql.postgres import Postgres  # loads only the driver in use
     except ImportError as error:
         raise Misconfigured(
             f"a ledger on Postgres needs the package psycopg ({error}): pip install 'flowbed[postgres]'"
         ) from error
-    return await _open(Database(Postgres(url)), new_id=new_id)
+    return await _open(Database(Postgres(url, connections=connections)), new_id=new_id)
 
 
 async def _open(database: Database, *, new_id: str) -> SqlLedger:

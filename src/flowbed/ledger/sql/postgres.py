@@ -117,11 +117,9 @@ class Postgres:
     """`Dialect` of a Postgres server, 13 or later."""
 
     pauses: Sequence[float] = _PAUSES
-    # A heartbeat must not wait for a large write; more connections would cost server memory for little gain.
-    writers, readers = 2, 3
 
-    def __init__(self, url: str) -> None:
-        """Take a `postgresql://` URL with any libpq options.
+    def __init__(self, url: str, *, connections: int = 5) -> None:
+        """Take a `postgresql://` URL with any libpq options, and how many connections there may be, at least 3.
 
         Raises:
             Misconfigured: the URL is invalid.
@@ -134,6 +132,9 @@ class Postgres:
             ) from error
         self.location = _redacted(self._connection)
         self._reached = False
+        # A heartbeat must not wait for a large write.
+        self.writers = max(2, connections * 2 // 5)
+        self.readers = connections - self.writers
 
     def open_engine(self) -> sa.Engine:
         """Create an engine with one connection per thread, opened on first use."""

@@ -87,14 +87,13 @@ class WorkersContract:
     async def test_marks_are_kept_by_kind_and_name(self, ledger: Ledger) -> None:
         """They are set, counted and removed."""
         rows = of(ledger)
-        assert await rows.marks(PAUSED) == {}
+        assert await rows.marks(PAUSED, DEATHS) == [{}, {}]
         await rows.mark(PAUSED, "embed", 1)
         await rows.mark(PAUSED, "embed", 2)
         assert await rows.add(DEATHS, ["a", "b"]) == {"a": 1, "b": 1}
         assert await rows.add(DEATHS, ["a"]) == {"a": 2}
         assert await rows.add(DEATHS, []) == {}
-        assert await rows.marks(PAUSED) == {"embed": 2}
-        assert await rows.marks(DEATHS) == {"a": 2, "b": 1}
+        assert await rows.marks(PAUSED, DEATHS) == [{"embed": 2}, {"a": 2, "b": 1}]
         assert await rows.unmark(DEATHS, ["a", "c"]) == 1
         assert await rows.unmark(DEATHS, []) == 0
-        assert await rows.marks(DEATHS) == {"b": 1}
+        assert await rows.marks(DEATHS) == [{"b": 1}]

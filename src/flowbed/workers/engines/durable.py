@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from flowbed.workers import CarryOut
 
-    Trouble = Callable[[str], None]
+    Trouble = Callable[[object], None]
 
 Value = TypeVar("Value")
 
@@ -373,6 +373,11 @@ class _Forward(logging.Handler):
             log.warning("tasks: %s", message)
 
 
+def log_trouble(reason: object) -> None:
+    """Log that the database is away."""
+    log.warning("tasks: %s", reason)
+
+
 async def open_durable(
     worker: str,
     queues: Mapping[str, Limits],
@@ -383,7 +388,7 @@ async def open_durable(
     clock: Callable[[], int],
     version: str = VERSION,
     connections: int = 5,
-    trouble: Trouble = log.warning,
+    trouble: Trouble = log_trouble,
 ) -> DurableEngine:
     """Open the engine over the database at `url`, for the project `name`; `trouble` hears of its database.
 

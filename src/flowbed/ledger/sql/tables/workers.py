@@ -14,7 +14,7 @@ from flowbed.ledger.sql.schema import worker_marks, workers
 from flowbed.ledger.workers import TURN, WorkerRow
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -112,11 +112,11 @@ class SqlWorkers:
 
         return await self._database.write(work)
 
-    async def marks(self, kind: str) -> Mapping[str, int]:
-        """Return the marks of a kind by name."""
-        query = sa.select(worker_marks.c.name, worker_marks.c.number).where(worker_marks.c.kind == kind)
+    async def marks(self, *kinds: str) -> Sequence[Mapping[str, int]]:
+        """Return the marks of each kind by name."""
+        query = sa.select(worker_marks).where(worker_marks.c.kind.in_(kinds))
         rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return {row.name: row.number for row in rows}
+        return [{row.name: row.number for row in rows if row.kind == kind} for kind in kinds]
 
     async def mark(self, kind: str, name: str, number: int) -> None:
         """Set a mark."""
