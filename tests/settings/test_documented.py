@@ -11,11 +11,13 @@ from flowbed.settings import Settings, commit_rules, serving
 from flowbed.settings.project import (
     CommitSettings,
     PublishSettings,
+    QueueSettings,
     ServeSettings,
     SourceSettings,
     SubscriberSettings,
     TierSettings,
     WatchSettings,
+    WorkerSettings,
 )
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def test_every_setting_of_a_project_is_documented_with_its_default() -> None:
     table = documented(section(CONFIGURATION, "## Settings"), "| setting | default | meaning |")
     expected = {
         each.name: DESCRIBED.get(each.name)
-        or ("none" if each.name in {"commit", "serve", "watch"} else written(default_of(each)))
+        or ("none" if each.name in {"commit", "serve", "watch", "workers"} else written(default_of(each)))
         for each in fields(Settings)
     }
     assert table == expected
@@ -105,6 +107,13 @@ def test_every_setting_of_a_tier_and_of_a_source_is_named() -> None:
 def test_every_setting_of_a_watch_is_documented_with_its_default() -> None:
     table = documented(section(CONFIGURATION, "## Watching"), "| setting of `[watch]` | default | meaning |")
     assert table == {each.name: written(default_of(each)) for each in fields(WatchSettings)}
+
+
+def test_every_setting_of_workers_is_documented_with_its_default() -> None:
+    page = (DOCS / "workers.md").read_text("utf-8")
+    table = documented(page, "| setting of `[workers]` | default | meaning |")
+    assert table == {each.name: written(default_of(each)) for each in fields(WorkerSettings)}
+    assert {f"`{each.name}`" for each in fields(QueueSettings)} <= set(re.findall(r"`\w+`", page))
 
 
 def test_every_setting_of_a_subscriber_is_documented_with_its_default() -> None:

@@ -19,10 +19,9 @@ from flowbed.records import Status
 from flowbed.testing.index import contents_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from tests.support.postgres import PostgresServer
     from tests.support.processes import Forked
 
     from flowbed.bed import Flowbed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from contextlib import AsyncExitStack
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from flowbed.services.stages import Hints, Stage
     from flowbed.workers.depths import Depth
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="A queue of `flowbed workers list`.")]
 
 
@@ -45,14 +45,16 @@ def worker(
     async def worked(bed: Flowbed) -> int:
         stop = asyncio.Event()
 
+        loop = asyncio.get_running_loop()
+
         def end(number: int) -> None:
-            if signals:
-                os._exit(INTERRUPTED)  # the second signal: what runs is resumed by others
             signals.append(number)
             stop.set()
+            for each in STOPPING:  # the second one ends the process: what it runs is resumed by others
+                loop.remove_signal_handler(each)
+                signal.signal(each, signal.SIG_DFL)
 
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             loop.add_signal_handler(number, end, number)
         if processes > 1:
             return await _supervise(common, bed, queues or [], concurrency, processes, stop)
