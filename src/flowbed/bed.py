@@ -17,6 +17,7 @@ from flowbed.wiring.project import OpenProject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+    from datetime import datetime
 
     import numpy as np
     from numpy.typing import NDArray
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from flowbed.events.stages import CommitReport
     from flowbed.index.active_space import Live
     from flowbed.index.compaction import Compaction, VectorIndex
-    from flowbed.index.search import Mode
+    from flowbed.index.search import Mode, Order
+    from flowbed.index.search.fields import Fields
     from flowbed.index.search.hits import Unit
     from flowbed.index.versions import Version
     from flowbed.lanes.batch.find import Unembedded
@@ -419,15 +421,20 @@ class Flowbed(OpenProject):
 
     async def search(
         self,
-        query: str | Sequence[float],
+        query: str | Sequence[float] = "",
         *,
         collection: str | None = None,
         where: Mapping[str, Any] | None = None,
+        since: str | float | datetime | None = None,
+        before: str | float | datetime | None = None,
+        order: Order = "score",
         limit: int = 10,
         at: int | None = None,
         unit: Unit = "chunk",
         mode: Mode = "vector",
         text: str = "",
+        like: str | None = None,
+        cursor: str | None = None,
     ) -> tuple[Hit, ...]:
         """Return the hits nearest to a text or a vector, best first; `find` also returns the versions searched.
 
@@ -435,21 +442,38 @@ class Flowbed(OpenProject):
         """
         return (
             await self.find(
-                query, collection=collection, where=where, limit=limit, at=at, unit=unit, mode=mode, text=text
+                query,
+                collection=collection,
+                where=where,
+                since=since,
+                before=before,
+                order=order,
+                limit=limit,
+                at=at,
+                unit=unit,
+                mode=mode,
+                text=text,
+                like=like,
+                cursor=cursor,
             )
         ).hits
 
     async def find(
         self,
-        query: str | Sequence[float],
+        query: str | Sequence[float] = "",
         *,
         collection: str | None = None,
         where: Mapping[str, Any] | None = None,
+        since: str | float | datetime | None = None,
+        before: str | float | datetime | None = None,
+        order: Order = "score",
         limit: int = 10,
         at: int | None = None,
         unit: Unit = "chunk",
         mode: Mode = "vector",
         text: str = "",
+        like: str | None = None,
+        cursor: str | None = None,
     ) -> SearchResults:
         """Find the rows nearest to a text or a vector, or with the words of a text, in one collection or in all.
 
@@ -457,16 +481,24 @@ class Flowbed(OpenProject):
             query: a text, or a vector of the model's dimensions.
             collection: the collection to search; default: by `text` all, otherwise all in the model's space.
             where: a filter on metadata, such as `{"source": "slack", "ts": {"$gte": 1447}}`.
+            since: only rows whose time is not before this: a date, a time (UTC without a zone), seconds since 1970, or
+                an age such as `7d`.
+            before: only rows whose time is before this.
+            order: by `score`, or the best by their time, the `newest` or `oldest` first.
             limit: return at most this many hits.
             at: search this older version of `collection`.
             unit: what a hit is: a `chunk`, or a `document`, scored by its best chunk.
             mode: how rows are found: by `vector`, those nearest in meaning; by `text`, those with words of the query,
                 without a call to the model; `hybrid` joins both by rank.
             text: the words to look for in a hybrid search, if the query is a vector.
+            like: in place of a query, the id of a row: find what is near it, without itself, or with unit `document`
+                without its document.
+            cursor: go on after the page whose `next` this is, with the same arguments; the pages of one search show no
+                hit twice, also while the index changes.
 
         Raises:
             NotFound: there is no such collection or version.
-            Rejected: the filter, the limit, the mode or the vector is invalid, or a large collection is searched by
+            Rejected: the query, the filter or another argument is invalid, or a large collection is searched by
                 text without a full-text index.
             Misconfigured: the collection is of another space than the configured model.
         """
@@ -475,8 +507,36 @@ class Flowbed(OpenProject):
 
             self._searcher = Searcher(self._store, self.reader(), self._embedders)
         return await self._searcher.find(
-            query, collection=collection, where=where, limit=limit, at=at, unit=unit, mode=mode, text=text
+            query,
+            collection=collection,
+            where=where,
+            since=since,
+            before=before,
+            order=order,
+            limit=limit,
+            at=at,
+            unit=unit,
+            mode=mode,
+            text=text,
+            like=like,
+            cursor=cursor,
         )
+
+    async def fields(
+        self, collection: str, *, where: Mapping[str, Any] | None = None, values: int = 10
+    ) -> Fields:
+        """Return which metadata the rows of a collection have, or those that match `where`: keys, types, common values.
+
+        Of each key, up to `values` values are returned, the commonest first. All of up to 100,000 rows are read, and as
+        many, evenly spread, of more.
+
+        Raises:
+            NotFound: there is no such collection.
+            Rejected: the filter, or the number of values, is invalid.
+        """
+        from flowbed.index.search.fields import fields
+
+        return await fields(await self._live(collection), datasets=self._datasets, where=where, values=values)
 
     async def around(
         self, name: str, *, before: int = 1, after: int = 1, collection: str | None = None

@@ -87,6 +87,29 @@ def test_search_by_words_shows_them(notes: Path, flowbed: Call) -> None:
     assert "words: teas" in flowbed("search", "teas", "--mode", "text").out
 
 
+def test_search_by_time_likeness_and_page(notes: Path, flowbed: Call) -> None:
+    first = flowbed("search", "tea", "-n", "2", "--json").json
+    second = flowbed("search", "tea", "-n", "2", "--cursor", first["next"], "--json").json
+    assert second["next"] is None
+    ids = [hit["id"] for page in (first, second) for hit in page["hits"]]
+    assert sorted(ids) == ["notes#cats.txt#00000", "notes#keys.md#00000", "notes#tea.txt#00000"]
+    like = flowbed("search", "--like", ids[0], "--order", "newest", "--json").json
+    assert {hit["id"] for hit in like["hits"]} == set(ids[1:])
+    assert flowbed("search", "tea", "--since", "7d", "--json").json["hits"] == []
+    refused = flowbed("search", "tea", "--since", "yesterday")
+    assert (refused.status, "such as 12h, 7d or 2w" in refused.err) == (2, True)
+    assert "looks for" in flowbed("search", " ", "--mode", "text").err
+
+
+def test_fields_lists_keys_types_and_common_values(notes: Path, flowbed: Call) -> None:
+    shown = flowbed("fields", "notes").out
+    assert "notes: 3 rows at version" in shown
+    assert "source: text in 3 rows, 1 value\n      notes (3)" in shown
+    found = flowbed("fields", "notes", "-n", "1", "--where", '{"document": "tea.txt"}', "--json").json
+    assert (found["rows"], found["fields"][0]["rows"]) == (1, 1)
+    assert flowbed("fields", "nope").status == 2
+
+
 def test_search_filter_of_2000_values_is_answered(notes: Path) -> None:
     """In a process of its own, which such a filter once ended."""
     for values in ([True] * 2_000, [2**53 + n for n in range(2_000)]):

@@ -72,6 +72,7 @@ async def call(
     expected = {"host": "127.0.0.1", **(headers or {})}
     if isinstance(body, bytes):
         expected.setdefault("content-length", str(len(body)))
+    path, _, query = path.partition("?")
     scope = {
         "type": "http",
         "http_version": "1.1",

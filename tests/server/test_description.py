@@ -81,6 +81,7 @@ OPERATIONS = {
         }.items()
         for method in methods.split()
     ),
+    "GET /v1/collections/{collection}/fields",
 }
 # The other routes have nothing that could be invalid.
 REFUSABLE = {

@@ -278,6 +278,45 @@ def test_search_by_words_or_both_says_where_they_are(server: Running) -> None:
     assert "looks for the words of a text" in without.refused()["message"]
 
 
+def test_search_pages_times_and_likeness_over_http(server: Running) -> None:
+    """A page goes on after the one before; a row stands in for a query; times narrow."""
+    bed: Any = server.service.bed
+    server.wait(bed.run())
+    asked = {"query": "sentence 7", "limit": 3, "mode": "hybrid"}
+    first = server.call("POST", "/v1/search", asked).json
+    second = server.call("POST", "/v1/search", {**asked, "cursor": first["next"]}).json
+    ids = [hit["id"] for page in (first, second) for hit in page["hits"]]
+    assert len(ids) == len(set(ids)) == 6
+    refused = server.call("POST", "/v1/search", {**asked, "cursor": "x"})
+    assert (refused.status, "the cursor is damaged" in refused.refused()["message"]) == (400, True)
+    like = server.call("POST", "/v1/search", {"like": ids[0], "order": "newest", "limit": 100}).json
+    assert ids[0] not in {hit["id"] for hit in like["hits"]}
+    assert like["hits"]
+    assert server.call("POST", "/v1/search", {"query": "sentence 7", "since": "1d"}).json["hits"] == []
+    assert server.call("POST", "/v1/search", {"like": ids[0], "query": "a"}).status == 400
+    assert server.call("POST", "/v1/search", {"like": "nobody"}).status == 404
+
+
+def test_fields_of_a_collection_over_http(server: Running) -> None:
+    bed: Any = server.service.bed
+    server.wait(bed.run())
+    found = server.call("GET", "/v1/collections/docs/fields?values=2").json
+    assert found["rows"] == found["read"] > 0
+    named = {each["name"]: each for each in found["fields"]}
+    assert named["source"]["values"] == [{"value": "docs", "rows": found["rows"]}]
+    assert (named["n"]["types"], len(named["n"]["values"])) == ({"number": found["rows"]}, 2)
+    narrowed = server.call("GET", '/v1/collections/docs/fields?where={"n":{"$lt":3}}').json
+    assert narrowed["rows"] == 3
+    for path, status in (
+        ("/v1/collections/nobody/fields", 404),
+        ("/v1/collections/..docs/fields", 404),
+        ("/v1/collections/docs/fields?values=0", 400),
+        ("/v1/collections/docs/fields?where={", 400),
+        ("/v1/collections/docs/fields?where=[1]", 400),
+    ):
+        assert server.call("GET", path).status == status, path
+
+
 def len_of_vector(server: Running) -> int:
     """Return the dimensions of the served model."""
     reply = server.call("POST", "/v1/embeddings", {"model": MODEL, "input": "a", "encoding_format": "float"})

@@ -11,6 +11,7 @@ import pytest
 from flowbed.embedding.stack import Stack
 from flowbed.errors import Misconfigured
 from flowbed.index.datasets import Datasets
+from flowbed.index.search.fields import Fields
 from flowbed.index.search.reader import IndexReader
 from flowbed.ledger import open_ledger
 from flowbed.publish import PublishReport
@@ -133,6 +134,9 @@ class Project:
 
     async def embed_waiting(self) -> Report:
         raise NotImplementedError
+
+    async def fields(self, collection: str, **how: Any) -> Fields:
+        return Fields(collection=collection, version=1, rows=0, read=0, fields=())
 
     async def find(self, query: Any, **how: Any) -> SearchResults:
         self.queries.append((query, how))

@@ -196,7 +196,7 @@ async def test_search_counts_tokens_for_callers_that_may_use_the_model(
         caller = Caller(key="k", name="app")
         await service.search.find(caller, "two words", limit=3)
         ((vector, how),) = project.queries
-        assert (len(vector), how) == (64, {"limit": 3})
+        assert (len(vector), how) == (64, {"limit": 3, "text": "two words"})
         await service.search.find(caller, [0.0] * 64)
     day = "2026-01-01"
     assert await project.ledger.quotas.used(day, ["k"]) == {"k": 2}
@@ -208,7 +208,7 @@ async def test_search_query_shares_cache_and_breaker_with_requests(opened: Open,
         requested = EmbeddingsRequest(model="small", input="a query", input_type="query")
         answered = await service.embeddings.answer(requested, Caller())
         await service.search.find(Caller(), "a query")
-        assert project.queries == [(answered.vectors[0].tolist(), {})]
+        assert project.queries == [(answered.vectors[0].tolist(), {"text": "a query"})]
         assert provider.sent == ["a query"]
         provider.failure = Transient("down")
         for n in range(FAILURES):

@@ -20,6 +20,7 @@ from flowbed.cli import (
     workers,
 )
 from flowbed.cli.embed import embed
+from flowbed.cli.fields import fields
 from flowbed.cli.forget import forget
 from flowbed.cli.mcp import mcp
 from flowbed.cli.options import with_common
@@ -46,6 +47,7 @@ COMMANDS: Mapping[str, Command] = {
     "embed": embed,
     "watch": watch,
     "search": search,
+    "fields": fields,
     "publish": publish,
     "pull": pull,
     "status": maintenance.status,

@@ -141,20 +141,25 @@ class Datasets:
         """
 
         def work() -> tuple[Answer, int] | None:
-            dataset = self._newest_of(live) if version is None else self._search(live, version)
+            dataset = self._newest_of(live) if version is None else self._at(live, version)
             if dataset is None:
                 return None
             try:
                 return read(dataset), dataset.version()
             except (OSError, ValueError) as error:
-                if version is not None or NOT_FOUND not in str(error):
+                if dataset is not self._newest.get(live.key) or NOT_FOUND not in str(error):
                     raise
             # Dropped while it was read, or replaced by another dataset that has reached the same version number.
             self._newest.pop(live.key, None)
-            dataset = self._newest_of(live)
+            dataset = self._newest_of(live) if version is None else self._search(live, version)
             return None if dataset is None else (read(dataset), dataset.version())
 
         return await blocking(work, f"the index of {live.collection}")
+
+    def _at(self, live: Live, version: int) -> Dataset | None:
+        """Open a version to search: the one searched last, if it is that."""
+        held = self._newest.get(live.key)
+        return held if held is not None and held.version() == version else self._search(live, version)
 
     def _search(self, live: Live, version: int | None = None) -> Dataset | None:
         return self._found(live, version, partial(open_dataset, session=self._session))

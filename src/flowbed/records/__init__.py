@@ -174,12 +174,14 @@ class IndexedText:
 class SearchResults:
     """The hits of a search, best first, and the version of each collection that was searched.
 
-    `warnings` say what was not searched, and why nothing may have been found, such as a key that no row has.
+    `warnings` say what was not searched, and why nothing may have been found, such as a key that no row has. `next` is
+    the cursor of the next page; None if there is none.
     """
 
     hits: tuple[Hit, ...]
     versions: Mapping[str, int]
     warnings: tuple[str, ...] = ()
+    next: str | None = None
 
 
 def text_hash(text: str) -> str:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.stack import Stack
     from flowbed.events.replay import Letter, Replayed
     from flowbed.events.schedule import Due
+    from flowbed.index.search.fields import Fields
     from flowbed.index.search.reader import IndexReader
     from flowbed.index.versions import Version
     from flowbed.lanes.contexts import RunContext
@@ -118,6 +119,11 @@ class Project(Protocol):
     @property
     def write_rows(self) -> Callable[..., Awaitable[Ingested]]:
         """Write rows that come with their vectors; takes the arguments of `Flowbed.write_rows`."""
+        ...
+
+    @property
+    def fields(self) -> Callable[..., Awaitable[Fields]]:
+        """Return which metadata the rows of a collection have; takes the arguments of `Flowbed.fields`."""
         ...
 
     @property

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowbed.embedding import Embedder
+    from flowbed.index.search.fields import Fields
     from flowbed.records import SearchResults
     from flowbed.records.serving import Caller, Serving
     from flowbed.services.models import Models
@@ -51,13 +52,8 @@ class SearchService:
             Rejected: the query is longer than an input for embeddings may be.
             NotFound, Rejected, Misconfigured, Transient: as `Flowbed.find` does.
         """
-        await self._quotas.admit(caller)
-        embedder = self._embedder = self._embedder or await self._bed.open_model(self._bed.model)
-        model = embedder.space.model
-        names = {model, self._bed.model}
-        names |= {alias for alias, name in self._serving.aliases.items() if name in names}
-        allow(model, names, caller, self._serving)
-        if not isinstance(query, str) or options.get("mode") == "text":
+        embedder = await self._admitted(caller)
+        if not isinstance(query, str) or options.get("mode") == "text" or options.get("like") is not None:
             return await self._found(caller, query, options)
         most = most_tokens(query)
         if not surely_within([most]):
@@ -70,12 +66,33 @@ class SearchService:
         try:
             embedded = await self._embedded(query)
             if embedded is not query:  # paid for, even if the search fails
-                tokens = embedder.count(query)
-            found = await self._found(caller, embedded, {**options, "text": query})
+                tokens, options = embedder.count(query), {**options, "text": query}
+            found = await self._found(caller, embedded, options)
             tokens = embedder.count(query)
         finally:
             self._quotas.settle(caller, held=most, tokens=tokens)
         return found
+
+    async def fields(self, caller: Caller, collection: str, **options: Any) -> Fields:
+        """Return which metadata the rows of a collection have; takes the arguments of `Flowbed.fields`.
+
+        Raises:
+            TooMany: the caller's requests of this minute are used up.
+            Forbidden: its key may not use the project's model.
+            NotFound, Rejected: as `Flowbed.fields` does.
+        """
+        await self._admitted(caller)
+        return await self._bed.fields(collection, **options)
+
+    async def _admitted(self, caller: Caller) -> Embedder:
+        """Return the project's model, opened, if the caller may use it, and now."""
+        await self._quotas.admit(caller)
+        embedder = self._embedder = self._embedder or await self._bed.open_model(self._bed.model)
+        model = embedder.space.model
+        names = {model, self._bed.model}
+        names |= {alias for alias, name in self._serving.aliases.items() if name in names}
+        allow(model, names, caller, self._serving)
+        return embedder
 
     async def _found(
         self, caller: Caller, query: str | Sequence[float], options: dict[str, Any]

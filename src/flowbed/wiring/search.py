@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -12,20 +12,35 @@ from flowbed.errors import Damaged, NotFound, Rejected
 from flowbed.index.active_space import readable_collections, require_collection, require_same
 from flowbed.index.search import not_searched, search
 from flowbed.records.vector_stores import is_store
+from flowbed.wiring import process
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from typing import Unpack
 
     from numpy.typing import NDArray
 
     from flowbed.embedding.cache.cached import Cached
     from flowbed.index.active_space import Live
-    from flowbed.index.search import Mode
+    from flowbed.index.search import Mode, Order
     from flowbed.index.search.hits import Unit
     from flowbed.index.search.reader import IndexReader
-    from flowbed.records import SearchResults, Space
+    from flowbed.records import Hit, SearchResults, Space
     from flowbed.storage import Store
     from flowbed.wiring.models import Embedders
+
+
+class Options(TypedDict):
+    """Arguments of `Flowbed.find` that a search takes as they are."""
+
+    where: Mapping[str, Any] | None
+    since: str | float | datetime | None
+    before: str | float | datetime | None
+    order: Order
+    limit: int
+    unit: Unit
+    cursor: str | None
 
 
 class Searcher:
@@ -40,38 +55,61 @@ class Searcher:
         query: str | Sequence[float],
         *,
         collection: str | None,
-        where: Mapping[str, Any] | None,
-        limit: int,
         at: int | None,
-        unit: Unit,
         mode: Mode,
         text: str,
+        like: str | None,
+        **options: Unpack[Options],
     ) -> SearchResults:
         """Search as `Flowbed.find` says; `text` is that of a query whose vector is given."""
         if at is not None and collection is None:
             raise Rejected("a version belongs to one collection: name the collection too")
         text = query if isinstance(query, str) else text
+        vector: NDArray[np.float32] | None
+        if like is not None:
+            vector, example, searched, damaged = await self._like(like, collection, text, mode)
+        else:
+            example = None
+            vector, searched, damaged = await self._asked(query, collection, text, mode)
+        found = await search(
+            vector,
+            searched,
+            datasets=self._reader.datasets,
+            cache=self._reader.cache,
+            now=process.now() / 1e6,
+            text=text if like is None else "",
+            mode=mode,
+            at=at,
+            without=example,
+            **options,
+        )
+        if not damaged:
+            return found
+        return replace(found, warnings=(*map(not_searched, damaged), *found.warnings))
+
+    async def _asked(
+        self, query: str | Sequence[float], collection: str | None, text: str, mode: Mode
+    ) -> tuple[NDArray[np.float32] | None, list[Live], Mapping[str, str]]:
+        """Return the vector of a query, what to search, and why other collections cannot be."""
         if mode != "vector" and not text.strip():
             raise Rejected(f"a search in mode {mode!r} looks for the words of a text: give it one")
         # Words are found without the model, and in every space.
         embedder = await self._embedders.live() if mode != "text" else None
         searched, damaged = await self._collections(collection, None if embedder is None else embedder.space)
-        vector = None if embedder is None else await _vector(query, embedder)
-        found = await search(
-            vector,
-            searched,
-            datasets=self._reader.datasets,
-            text=text,
-            mode=mode,
-            where=where,
-            limit=limit,
-            at=at,
-            unit=unit,
-            cache=self._reader.cache,
-        )
-        if not damaged:
-            return found
-        return replace(found, warnings=(*map(not_searched, damaged), *found.warnings))
+        return None if embedder is None else await _vector(query, embedder), searched, damaged
+
+    async def _like(
+        self, name: str, collection: str | None, text: str, mode: Mode
+    ) -> tuple[NDArray[np.float32], Hit, list[Live], Mapping[str, str]]:
+        """Return the vector of a row and the row, what to search, and why other collections cannot be."""
+        from flowbed.index.search.around import example
+
+        if text or mode != "vector":
+            raise Rejected("`like` searches by the vector of a row: leave out the query and the mode")
+        everywhere, damaged = await self._collections(collection, None)
+        row, live, vector = await example(name, everywhere, datasets=self._reader.datasets)
+        same = [each for each in everywhere if each.space.fingerprint == live.space.fingerprint]
+        return vector, row, same, damaged
 
     async def _collections(
         self, collection: str | None, space: Space | None

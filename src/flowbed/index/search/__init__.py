@@ -13,12 +13,15 @@ from flowbed.errors import Damaged, NotFound, Rejected
 from flowbed.index.datasets import FileMissing
 from flowbed.index.search.filters import to_sql
 from flowbed.index.search.hits import by_score, fused, nearest_documents, one_each
-from flowbed.index.search.nearest import Nearest, Query, find_nearest
+from flowbed.index.search.nearest import EVERY, Nearest, Query, find_nearest
+from flowbed.index.search.paging import Page, digest_of, name_of, read_cursor, write_cursor
 from flowbed.index.search.row_cache import RowCache, View, new_view
+from flowbed.index.search.times import moment, time_of, within
 from flowbed.records import Hit, SearchResults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
 
     from numpy.typing import NDArray
 
@@ -28,10 +31,13 @@ if TYPE_CHECKING:
     from flowbed.index.search.hits import Unit
 
 Mode = Literal["vector", "text", "hybrid"]
+Order = Literal["score", "newest", "oldest"]
 
 MOST = 10_000  # hits; more is an export, not a search
 # Hits of each list that a hybrid search joins: a row gains little by a rank beyond.
 JOINED = 100
+# Best hits that are ordered by time: all that are near in meaning, and the many that have a word.
+ORDERED: Mapping[str, int] = {"vector": 100, "text": 1_000, "hybrid": 100}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +69,15 @@ async def search(
     text: str = "",
     mode: Mode = "vector",
     where: Mapping[str, Any] | None = None,
+    since: str | float | datetime | None = None,
+    before: str | float | datetime | None = None,
+    order: Order = "score",
     limit: int = 10,
     at: int | None = None,
     unit: Unit = "chunk",
+    cursor: str | None = None,
+    without: Hit | None = None,
+    now: float = 0.0,
     exact: bool | None = None,
     cache: RowCache | None = None,
 ) -> SearchResults:
@@ -74,32 +86,61 @@ async def search(
     By `vector` (float32, of the collections' dimensions) these are the nearest; by `text`, those with its words; a
     hybrid search joins both lists by rank.
 
+    `since` and `before` are moments; ages count back from `now` (seconds since 1970). In another `order` than by score,
+    the best hits are ordered by their times; those without one come last.
+
     `at` searches an older version of one collection. With unit `document` each document counts once, by its best
-    chunk. `exact` scans every row (True) or uses the vector index if there is one (False); None lets the number of
+    chunk. `cursor` goes on after a page, in its versions. The row `without` is not found, nor with unit `document` its
+    document. `exact` scans every row (True) or uses the vector index if there is one (False); None lets the number of
     rows decide. `cache` holds rows of newest versions between the searches of this process.
 
     Of several collections, those that cannot be read are left out, and a warning says why.
 
     Raises:
-        Rejected: the vector, the filter or the limit is invalid.
+        Rejected: the vector, the filter, a moment, the limit or the cursor is invalid.
         NotFound: there is no such version.
         Damaged, Transient: no collection can be read.
     """
     if not 1 <= limit <= MOST:
         raise Rejected(f"limit is {limit}; ask for 1 to {MOST} hits")
-    asked = _asked(vector, text, mode, to_sql(where), limit=limit, unit=unit, exact=exact)
-    found = await _search_each(collections, asked, datasets, at, cache if at is None else None)
-    hits = _joined(found.hits, unit)[:limit]
+    _require("mode", mode, get_args(Mode))
+    _require("order", order, get_args(Order))
+    condition = to_sql(where)
+    asked_for = text or (vector.tobytes().hex() if vector is not None else "")
+    searched = digest_of([asked_for, mode, condition, str(since), str(before), order, at, unit])
+    page = read_cursor(cursor, searched, now=now)
+    hidden = page.shown if without is None else page.shown | {name_of(without, unit)}
+    times = within(moment(since, "since", now=page.now), moment(before, "before", now=page.now))
+    condition = " AND ".join(each for each in (condition, times) if each != EVERY) or EVERY
+    wanted = limit + len(hidden) + 1  # one more says whether there is another page
+    if order != "score":
+        wanted = max(limit, ORDERED[mode])  # the same for each page
+    asked = _asked(vector, text, mode, condition, wanted=wanted, unit=unit, exact=exact)
+    if page.versions is not None:
+        collections = [live for live in collections if live.collection in page.versions]
+    found = await _search_each(collections, asked, datasets, _pinned(collections, page, at), cache)
+    hits = _in_order(_joined(found.hits, unit), order, wanted)
+    if hidden:
+        hits = [hit for hit in hits if name_of(hit, unit) not in hidden]
+    shown = hits[:limit]
+    following = None
+    if len(hits) > limit:
+        following = write_cursor(page, shown, unit, versions=found.versions, search=searched)
     warnings = (*map(not_searched, found.unreadable), *found.warnings)
     if mode != "vector":
-        hits, warnings = _explained(hits, text, warnings)
-    if hits or not where:
-        return SearchResults(hits=tuple(hits), versions=found.versions, warnings=warnings)
+        shown, warnings = _explained(shown, text, warnings)
+    if shown or not where:
+        return SearchResults(hits=tuple(shown), versions=found.versions, warnings=warnings, next=following)
     from flowbed.index.search.unknown_keys import unknown_keys  # few searches find nothing
 
     read = [live for live in collections if live.collection in found.versions]
     warnings += await unknown_keys(where, read, datasets=datasets, at=at)
     return SearchResults(hits=(), versions=found.versions, warnings=warnings)
+
+
+def _require(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise Rejected(f"{name} is {value!r}; use {', '.join(allowed)}")
 
 
 def _asked(
@@ -108,13 +149,12 @@ def _asked(
     mode: Mode,
     condition: str,
     *,
-    limit: int,
+    wanted: int,
     unit: Unit,
     exact: bool | None,
 ) -> _Asked:
-    if mode not in get_args(Mode):
-        raise Rejected(f"mode is {mode!r}; use {', '.join(get_args(Mode))}")
-    wanted = min(MOST, max(limit, JOINED)) if mode == "hybrid" else limit
+    if mode == "hybrid":
+        wanted = max(wanted, JOINED)
     query = None
     if mode != "text":
         if vector is None:
@@ -129,11 +169,29 @@ def _asked(
     )
 
 
+def _pinned(collections: Sequence[Live], page: Page, at: int | None) -> Mapping[str, int]:
+    """Return the versions to search, by collection; the newest of those that are not in it."""
+    if page.versions is not None:
+        return page.versions
+    return {} if at is None else {live.collection: at for live in collections}
+
+
 def _joined(lists: Mapping[str, Sequence[Hit]], unit: Unit) -> list[Hit]:
     ranked = {name: by_score(hits) for name, hits in lists.items()}
     if unit == "document":  # a document may have chunks in several collections
         ranked = {name: one_each(hits) for name, hits in ranked.items()}
     return fused(ranked, unit) if len(ranked) > 1 else next(iter(ranked.values()))
+
+
+def _in_order(hits: list[Hit], order: Order, best: int) -> list[Hit]:
+    """Return hits by score, or as many of the `best` by time."""
+    if order == "score":
+        return hits
+    sign = -1 if order == "newest" else 1
+    timed = [(time_of(hit.metadata), hit) for hit in hits[:best]]
+    return [
+        hit for _, hit in sorted(timed, key=lambda each: (each[0] is None, sign * (each[0] or 0), each[1].id))
+    ]
 
 
 def _explained(
@@ -152,7 +210,11 @@ def _explained(
 
 
 async def _search_each(
-    collections: Sequence[Live], asked: _Asked, datasets: Datasets, at: int | None, cache: RowCache | None
+    collections: Sequence[Live],
+    asked: _Asked,
+    datasets: Datasets,
+    pinned: Mapping[str, int],
+    cache: RowCache | None,
 ) -> _Lists:
     """Search the collections that can be read.
 
@@ -163,9 +225,16 @@ async def _search_each(
     lists = _Lists({name: [] for name in names}, {}, [], [])
     for live in collections:
         # All of it runs on one version and in one thread: each switch of threads costs a tenth of a millisecond.
-        find = partial(_found, live=live, asked=asked, cache=cache, alone=len(collections) == 1)
+        find = partial(
+            _found,
+            live=live,
+            asked=asked,
+            cache=cache,
+            newest=live.collection not in pinned,
+            alone=len(collections) == 1,
+        )
         try:
-            answer = await datasets.reading(live, find, version=at)
+            answer = await datasets.reading(live, find, version=pinned.get(live.collection))
         except (Damaged, FileMissing):
             lists.unreadable.append(live.collection)
             if len(lists.unreadable) == len(collections):
@@ -200,10 +269,10 @@ def _direction(vector: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _found(
-    dataset: Dataset, live: Live, asked: _Asked, cache: RowCache | None, alone: bool
+    dataset: Dataset, live: Live, asked: _Asked, cache: RowCache | None, newest: bool, alone: bool
 ) -> tuple[dict[str, list[Hit]], list[str]]:
-    """Search one version, and keep what it read for the next search."""
-    if cache is None:
+    """Search one version, and keep what it read of the newest for the next search."""
+    if cache is None or not (newest or cache.holds(live, dataset)):
         return _lists_of(new_view(dataset), live, asked, alone=alone)
     view = cache.view(live, dataset)
     found = _lists_of(view, live, asked, alone=alone)

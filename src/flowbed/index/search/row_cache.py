@@ -200,6 +200,11 @@ class RowCache:
         """The number of cached rows."""
         return sum(len(piece.shown[0]) for view in list(self._views.values()) for piece in view.rows.pieces)
 
+    def holds(self, live: Live, dataset: Dataset) -> bool:
+        """Tell whether the cached rows are of this very dataset."""
+        view = self._views.get(live.key)
+        return view is not None and view.dataset is dataset
+
     def view(self, live: Live, dataset: Dataset) -> View:
         """Return the view of the newest version, with the cached rows of the previous one that still exist."""
         view = self._views.get(live.key)

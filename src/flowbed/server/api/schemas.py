@@ -99,16 +99,30 @@ class SearchRequest(Closed):
     """A query, and where to search."""
 
     query: Annotated[
-        Text | Annotated[list[float], Field(min_length=1, fail_fast=True)],
-        Field(description="A text, or a vector of the collection's space."),
-    ]
+        Text | Annotated[list[float], Field(min_length=1, fail_fast=True)] | None,
+        Field(description="A text, or a vector of the collection's space; required without `like`."),
+    ] = None
+    like: Annotated[
+        Text | None, Field(description="In place of a query: the id of a row, to find what is near it.")
+    ] = None
     collection: Annotated[
         Text | None, Field(description="Without one, all of the model's space are searched.")
     ] = None
     where: Annotated[dict[str, Any] | None, Field(description='A filter, such as {"source": "slack"}.')] = (
         None
     )
+    since: Annotated[
+        str | float | None,
+        Field(description="Rows not before: a date, a time, seconds since 1970, or an age such as 7d."),
+    ] = None
+    before: Annotated[str | float | None, Field(description="Rows before: the same.")] = None
+    order: Annotated[
+        Literal["score", "newest", "oldest"], Field(description="newest, oldest: the best by their time.")
+    ] = "score"
     limit: Annotated[int, Field(ge=1, le=10_000)] = 10
+    cursor: Annotated[
+        str | None, Field(description="`next` of the page before, with the same arguments.")
+    ] = None
     at: Annotated[int | None, Field(ge=1, description="An older version of the collection named.")] = None
     unit: Annotated[
         Literal["chunk", "document"], Field(description="document: each document once, by its best chunk.")
@@ -149,6 +163,45 @@ class SearchResponse(BaseModel):
     warnings: Annotated[
         list[str], Field(description="What was not searched; why nothing may have been found.")
     ]
+    next: Annotated[str | None, Field(description="The cursor of the next page, if there is one.")]
+
+
+class FieldsQuery(BaseModel):
+    """How much of each key is returned, and of which rows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    values: Annotated[int, Field(ge=1, le=1_000, description="Values of each key, at most.")] = 10
+    where: Annotated[str | None, Field(description="A filter as JSON: only rows that match it.")] = None
+
+
+class FieldValueObject(BaseModel):
+    """A value of a key, and the rows that have it."""
+
+    value: str | float | bool
+    rows: int
+
+
+class FieldObject(BaseModel):
+    """A key of metadata: the rows that have it, its values by type (text, number, boolean), the commonest first."""
+
+    name: str
+    rows: int
+    types: dict[str, int]
+    values: list[FieldValueObject]
+    distinct: Annotated[int | None, Field(description="None: too many values to count them all.")]
+    least: Annotated[float | None, Field(description="Of the numbers, as `most` is.")]
+    most: float | None
+
+
+class FieldsResponse(BaseModel):
+    """The metadata of a collection; of many rows, those `read` are spread evenly."""
+
+    collection: str
+    version: int
+    rows: int
+    read: int
+    fields: list[FieldObject]
 
 
 class HealthCheck(BaseModel):

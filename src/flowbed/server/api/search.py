@@ -1,15 +1,16 @@
-"""POST /v1/search: the nearest neighbours of a text or a vector in the project's collections."""
+"""POST /v1/search and GET /v1/collections/.../fields: what a project's collections have, and what to filter by."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import orjson
 from fastapi import APIRouter, Request, Response
 
-from flowbed.errors import NotFound
+from flowbed.errors import NotFound, Rejected
 from flowbed.records.vector_stores import is_store
-from flowbed.server.api.openapi import FAILURES, body_of
-from flowbed.server.api.schemas import SearchRequest, SearchResponse, model_of
+from flowbed.server.api.openapi import FAILURES, body_of, query_of
+from flowbed.server.api.schemas import FieldsQuery, FieldsResponse, SearchRequest, SearchResponse, model_of
 from flowbed.server.http.errors import TooLarge
 from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import json
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
+    from flowbed.records.serving import Caller
     from flowbed.services.service import Service
 
     Shape = TypeVar("Shape", bound=BaseModel)
@@ -43,15 +45,14 @@ def routes(service: Service) -> APIRouter:
     async def search(request: Request) -> Response:
         """Find the nearest neighbours, best first."""
         body = await read(request, SearchRequest)
-        if body.collection is not None and not NAME.fullmatch(body.collection):
-            # The store would refuse the name with an error of its own.
-            raise NotFound(f"there is no collection {body.collection[:REPEATED]!r}")
+        if (body.query is None) == (body.like is None):
+            raise Rejected("give 'query' or 'like', one of them", param="query")
         caller = context_of(request.scope).caller
-        if body.collection is not None and is_store(body.collection):
-            await service.vector_stores.stores.get(caller.key or "", body.collection)
+        if body.collection is not None:
+            await _require_visible(service, caller, body.collection)
         found = await service.search.find(
             caller,
-            body.query,
+            body.query or "",
             collection=body.collection,
             where=body.where,
             limit=body.limit,
@@ -59,10 +60,62 @@ def routes(service: Service) -> APIRouter:
             unit=body.unit,
             mode=body.mode,
             text=body.text,
+            since=body.since,
+            before=body.before,
+            order=body.order,
+            like=body.like,
+            cursor=body.cursor,
         )
-        return json({"hits": found.hits, "versions": dict(found.versions), "warnings": found.warnings})
+        return json(
+            {
+                "hits": found.hits,
+                "versions": dict(found.versions),
+                "warnings": found.warnings,
+                "next": found.next,
+            }
+        )
+
+    @router.get(
+        "/v1/collections/{collection}/fields",
+        openapi_extra=query_of(FieldsQuery),
+        responses={200: {"model": FieldsResponse}, **FAILURES},
+    )
+    async def fields(request: Request, collection: str) -> Response:
+        """Return which metadata the rows of a collection have: keys, types, common values."""
+        query = model_of(FieldsQuery, dict(request.query_params))
+        caller = context_of(request.scope).caller
+        await _require_visible(service, caller, collection)
+        found = await service.search.fields(
+            caller, collection, where=_filter(query.where), values=query.values
+        )
+        return json(found)
 
     return router
+
+
+async def _require_visible(service: Service, caller: Caller, collection: str) -> None:
+    """Check that a caller may see a collection.
+
+    Raises:
+        NotFound: it cannot exist, or is the vector store of another key.
+    """
+    if not NAME.fullmatch(collection):
+        # The store would refuse the name with an error of its own.
+        raise NotFound(f"there is no collection {collection[:REPEATED]!r}")
+    if is_store(collection):
+        await service.vector_stores.stores.get(caller.key or "", collection)
+
+
+def _filter(text: str | None) -> Any:
+    """Read a filter in a query string; the search checks what it says.
+
+    Raises:
+        Rejected: it is not JSON.
+    """
+    try:
+        return None if text is None else orjson.loads(text)
+    except ValueError as error:
+        raise Rejected(f"where is not JSON: {error}", param="where") from error
 
 
 async def read(
