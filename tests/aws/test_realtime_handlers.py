@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.support.aws_events import sqs_event
+from tests.support.aws_events import run_record, sqs_event
 from tests.support.projects import receipt
 
 from flowbed.errors import Rejected, Transient
@@ -29,18 +29,7 @@ def stream_event(deployment: Deployment) -> dict[str, Any]:
 
     return {
         "Records": [
-            {
-                "eventName": "INSERT",
-                "eventID": str(place),
-                "awsRegion": "us-east-1",
-                "dynamodb": {
-                    "SequenceNumber": str(100 + place),
-                    "NewImage": {
-                        "record": {"S": "RunRow"},
-                        **{name: {"S": getattr(run, name)} for name in ("id", "collection", "key", "state")},
-                    },
-                },
-            }
+            run_record(run.id, run.collection, sequence=100 + place, key=run.key)
             for place, run in enumerate(deployment.use(pending))
         ]
     }

@@ -47,3 +47,23 @@ def eventbridge_event(bucket: str, key: str) -> dict[str, Any]:
         "region": "us-east-1",
         "detail": {"bucket": {"name": bucket}, "object": {"key": key, "size": 5}, "reason": "PutObject"},
     }
+
+
+def run_record(run: str, collection: str, *, sequence: int = 1, key: str = "", old: str = "") -> dict[str, Any]:
+    """Return the record in which the stream of the ledger's table tells of a pending run; `old` was its state."""
+    fields = {
+        "record": "RunRow",
+        "id": run,
+        "collection": collection,
+        "key": key or f"{collection}/delta/{run}/delta.arrow",
+        "state": "pending",
+    }
+    images = {"NewImage": {name: {"S": value} for name, value in fields.items()}}
+    if old:
+        images["OldImage"] = {**images["NewImage"], "state": {"S": old}}
+    return {
+        "eventName": "MODIFY" if old else "INSERT",
+        "eventID": str(sequence),
+        "awsRegion": "us-east-1",
+        "dynamodb": {"SequenceNumber": str(sequence), **images},
+    }
