@@ -24,7 +24,7 @@ import sys, time, json
 from importlib import import_module
 from types import SimpleNamespace
 began = time.process_time()
-names = ("data_fetcher", "find_unembedded", "submit_openai", "list_pending", "find_receipts_realtime", "stream_processor")
+names = "data_fetcher find_unembedded submit_openai list_pending find_receipts_realtime stream_processor".split()
 called = {name: import_module(f"flowbed.aws.handlers.{name}").handler for name in names}
 spent = time.process_time() - began
 imported = sorted({name.partition(".")[0] for name in sys.modules})

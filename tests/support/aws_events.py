@@ -49,7 +49,9 @@ def eventbridge_event(bucket: str, key: str) -> dict[str, Any]:
     }
 
 
-def run_record(run: str, collection: str, *, sequence: int = 1, key: str = "", old: str = "") -> dict[str, Any]:
+def run_record(
+    run: str, collection: str, *, sequence: int = 1, key: str = "", old: str = ""
+) -> dict[str, Any]:
     """Return the record in which the stream of the ledger's table tells of a pending run; `old` was its state."""
     fields = {
         "record": "RunRow",
