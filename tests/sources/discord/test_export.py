@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -267,21 +266,6 @@ async def test_link_finds_days_threads_and_their_messages(tmp_path: Path) -> Non
             assert found.item == each.id
     assert source.linked("https://example.org/channels/5/11/1", "") is None
     assert "names channel 11 and no message" in source.linked("https://discord.com/channels/5/11", "").absent
-
-
-async def test_large_export_is_read_in_bounded_memory(tmp_path: Path) -> None:
-    """An export of 40 MB takes the memory of a page, whatever its length."""
-    some = [said(MORNING + n * 600, "w" * 16_000) for n in range(2_500)]
-    write(tmp_path, "ops", some)
-    del some
-    tracemalloc.start()
-    seen = 0
-    async for page in opened(tmp_path).fetch(""):
-        seen += len(page.entries)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert seen == 18
-    assert peak < 28_000_000
 
 
 async def test_real_messages_are_read_whole(data: Path) -> None:
