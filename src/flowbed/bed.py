@@ -551,9 +551,11 @@ class Flowbed(OpenProject):
         """
         from flowbed.index.active_space import readable_collections, require_collection
         from flowbed.index.search.around import around
+        from flowbed.records.vector_stores import is_store
 
         if collection is None:
-            found, _ = await readable_collections(self._store)
+            readable, _ = await readable_collections(self._store)
+            found = [live for live in readable if not is_store(live.collection)]
         else:
             found = [await require_collection(self._store, collection)]
         return await around(name, found, datasets=self._datasets, before=before, after=after)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import openai
 import pytest
@@ -44,6 +46,18 @@ def client(server: Working) -> Iterator[openai.OpenAI]:
 
 def sdk(server: Working, key: str = "none") -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
+
+
+def ask(server: Working, method: str, place: str, key: str) -> int:
+    """Send a request over the network, and return its status."""
+    request = Request(f"{server.url}{place}", b"{}" if method == "POST" else None, method=method)
+    request.add_header("authorization", f"Bearer {key}")
+    request.add_header("content-type", "application/json")
+    try:
+        with urlopen(request) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        return error.code
 
 
 def upload(client: openai.OpenAI, text: str | bytes, name: str = "a.txt") -> str:
@@ -142,6 +156,18 @@ def test_store_is_hidden_from_other_keys_and_other_apis(tmp_path: Path) -> None:
         assert running.call("GET", path, headers=headers).json == []
         assert running.call("GET", f"{path}/{store.id}", headers=headers).status == 404
         assert running.call("POST", path, {"name": store.id}, headers).status == 400
+        listed = running.call("GET", "/v1/collections", headers=headers).json["collections"]
+        assert [each["name"] for each in listed] == []
+        chunk = f"{store.id}.documents%23{file}%2300000"
+        for method, place in (
+            ("GET", f"/v1/collections/{store.id}/versions"),
+            ("GET", f"/v1/collections/{store.id}/fields"),
+            ("POST", f"/v1/collections/{store.id}/rows"),
+            ("GET", f"/v1/rows?id={chunk}"),
+            ("GET", f"/v1/why?id={chunk}"),
+            ("GET", f"/v1/why?id={file}"),
+        ):
+            assert ask(running, method, place, other) == 404, place
         owned = {"authorization": f"Bearer {mine}"}
         assert (
             running.call("POST", "/v1/search", {"query": "fox", "collection": store.id}, owned).status == 200

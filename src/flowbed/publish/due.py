@@ -13,6 +13,7 @@ from flowbed.index.versions import Manifest, newest_manifest, state
 from flowbed.publish import PublishReport, open_publication
 from flowbed.publish.records import read_record, write_record
 from flowbed.records import Problem
+from flowbed.records.vector_stores import is_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +86,10 @@ async def publish(
         if collection is not None:
             lives = [await require_collection(context.store, collection)]
         else:
-            found, damaged = await readable_collections(context.store)
+            readable, damaged = await readable_collections(context.store)
+            found = [
+                live for live in readable if not is_store(live.collection)
+            ]  # they are for their owners alone
             problems += [_failed(each, name, why) for name, why in damaged.items() if each.covers(name)]
             lives = [live for live in found if each.covers(live.collection)]
             there = {*damaged, *(live.collection for live in lives)}

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from flowbed.errors import NotFound
 from flowbed.records.plain import plain
+from flowbed.records.vector_stores import is_store
 from flowbed.server.api.openapi import FAILURES, body_of, query_of
 from flowbed.server.api.schemas import model_of
 from flowbed.server.api.search import REPEATED, read
@@ -112,12 +113,12 @@ def routes(service: Service) -> APIRouter:
 
 
 def named(collection: str) -> str:
-    """Return the name of a collection if it can be one.
+    """Return the name of a collection if it can be one that everyone may read.
 
     Raises:
-        NotFound: the store would refuse it with an error of its own.
+        NotFound: it is a vector store, or the store would refuse the name with an error of its own.
     """
-    if not NAME.fullmatch(collection):
+    if not NAME.fullmatch(collection) or is_store(collection):
         raise NotFound(f"there is no collection {collection[:REPEATED]!r}")
     return collection
 

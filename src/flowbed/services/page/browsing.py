@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from flowbed.errors import Damaged, Error
+from flowbed.errors import Damaged, Error, NotFound
 from flowbed.index.active_space import readable_collections, require_collection
 from flowbed.index.datasets import FileMissing, blocking
 from flowbed.index.versions import newest_manifest, state
 from flowbed.records import IndexedText
+from flowbed.records.vector_stores import is_store
 from flowbed.services.served_model import allow
 
 if TYPE_CHECKING:
@@ -97,9 +98,14 @@ class BrowseService:
 
     async def summaries(self) -> list[CollectionSummary]:
         """List the collections, whoever asks."""
-        found, damaged = await readable_collections(self._bed.store)
+        readable, damaged = await readable_collections(self._bed.store)
+        found = [live for live in readable if not is_store(live.collection)]  # only their owners see them
         listed = await asyncio.gather(*map(self._summary, found))
-        listed += [CollectionSummary(name=name, problem=reason) for name, reason in damaged.items()]
+        listed += [
+            CollectionSummary(name=name, problem=reason)
+            for name, reason in damaged.items()
+            if not is_store(name)
+        ]
         return sorted((each for each in listed if each is not None), key=lambda each: each.name)
 
     async def versions(self, caller: Caller, collection: str) -> list[Version]:
@@ -172,7 +178,10 @@ class BrowseService:
             NotFound: the ledger knows no such chunk or document.
         """
         await self.require(caller)
-        return await self._bed.views.why(subject)
+        found = [each for each in await self._bed.views.why(subject) if not is_store(each.chunk.collection)]
+        if not found:
+            raise NotFound(f"nothing is known of {subject!r}")
+        return found
 
     async def _summary(self, live: Live) -> CollectionSummary | None:
         """Describe a collection; None where nothing is left of it."""
