@@ -39,8 +39,8 @@ class Configured:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def covers(self, collection: str) -> bool:
-        """Return whether a collection is published."""
-        return collection in self.collections or ALL in self.collections
+        """Return whether a collection is published; a vector store only by its name, as it is its owner's."""
+        return collection in self.collections or (ALL in self.collections and not is_store(collection))
 
 
 def interval(every: str) -> float | None:
@@ -86,10 +86,7 @@ async def publish(
         if collection is not None:
             lives = [await require_collection(context.store, collection)]
         else:
-            readable, damaged = await readable_collections(context.store)
-            found = [
-                live for live in readable if not is_store(live.collection)
-            ]  # they are for their owners alone
+            found, damaged = await readable_collections(context.store)
             problems += [_failed(each, name, why) for name, why in damaged.items() if each.covers(name)]
             lives = [live for live in found if each.covers(live.collection)]
             there = {*damaged, *(live.collection for live in lives)}
