@@ -7,7 +7,7 @@ import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import boto3
+from boto3.session import Session
 from botocore.exceptions import BotoCoreError, ClientError
 
 from flowbed.errors import Misconfigured, Transient
@@ -38,7 +38,7 @@ async def send(messages: Sequence[RunMessage], queue: str) -> dict[int, str]:
 
 
 def _send(messages: Sequence[RunMessage], queue: str) -> dict[int, str]:
-    client = boto3.client("sqs", region_name=_region_of(queue))
+    client = Session().client("sqs", region_name=_region_of(queue))
     failed: dict[int, str] = {}
     for start in range(0, len(messages), TOGETHER):
         entries = [
@@ -104,7 +104,7 @@ def _extend(records: Sequence[Mapping[str, Any]], seconds: int) -> None:
         by_queue.setdefault(record.get("eventSourceARN", ""), []).append(record.get("receiptHandle", ""))
     for arn, handles in by_queue.items():
         *_, region, account, name = arn.split(":")
-        client = boto3.client("sqs", region_name=region or None)
+        client = Session().client("sqs", region_name=region or None)
         url = client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)["QueueUrl"]
         for start in range(0, len(handles), TOGETHER):
             client.change_message_visibility_batch(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-import boto3
+from boto3.session import Session
 from botocore.exceptions import BotoCoreError, ClientError
 
 from flowbed.errors import Misconfigured, Transient
@@ -22,7 +22,7 @@ def read_secret(arn: str) -> str:
     """
     region = arn.split(":")[3]
     try:
-        answer = boto3.client("secretsmanager", region_name=region).get_secret_value(SecretId=arn)
+        answer = Session().client("secretsmanager", region_name=region).get_secret_value(SecretId=arn)
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code in PASSING:

@@ -1,6 +1,6 @@
 """Settings of one project: the only reader of `flowbed.toml` and of the environment; yields plain values."""
 
-from flowbed.settings.deployment import (
+from flowbed.settings.aws import (
     Deployment,
     deployment,
     function_folder,

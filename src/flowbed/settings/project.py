@@ -232,7 +232,7 @@ def read_settings(folder: Path) -> Settings:
 
 
 def _completed(settings: Settings) -> Settings:
-    from flowbed.settings.deployment import as_deployed
+    from flowbed.settings.aws import as_deployed
 
     return as_deployed(_at_home(settings))
 
