@@ -1,6 +1,6 @@
 # `make` alone lists what there is. `demo`, `test` and `check` set everything up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint lowest bench peers clients services torture
+.PHONY: help setup demo test check lint lowest bench peers clients tools services torture
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -18,6 +18,8 @@ PEERS := .bench/peers/chroma/$(call installed,benchmarks/peers.txt) \
 CLIENTS := .clients/python/$(call installed,tests/clients/requirements.txt) \
 	.clients/frameworks/$(call installed,tests/integrations/requirements.txt) \
 	$(if $(shell command -v npm),.clients/node/$(call installed,tests/clients/node/package.json))
+# Tools that check what is in deploy/.
+TOOLS := .tools/deploy/$(call installed,tests/deploy/requirements.txt)
 # What tests start, as command:package of Debian.
 SERVICES := redis-server:redis-server node:nodejs npm:npm chromium:chromium
 
@@ -45,7 +47,7 @@ demo: setup  ## index text that is on this machine, then search it: no key, no s
 	@$(BIN)/python demo/run.py
 
 # Bytecode is kept even where the environment says otherwise: without it every process compiles what it imports again.
-test: setup clients  ## run the tests (all, or ONLY="embedding server", folders or files of tests)
+test: setup clients tools  ## run the tests (all, or ONLY="embedding server", folders or files of tests)
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist worksteal $(addprefix tests/,$(ONLY))
 
 lint: setup  ## lint, format, types and import contracts
@@ -102,6 +104,12 @@ clients: $(CLIENTS)  ## install the clients that the tests use, each in its own 
 	$(call environment,$<,$(@D))
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > .venv-packages && \
 		mv .venv-packages "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/flowbed.pth"
+	@touch $@
+
+tools: $(TOOLS)  ## install the tools that check deploy/, in their own environment
+
+.tools/deploy/.installed-%: tests/deploy/requirements.txt
+	$(call environment,$<,$(@D))
 	@touch $@
 
 .clients/node/.installed-%: tests/clients/node/package.json

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "flowbed"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("demo/*.md")])
 ROOMS = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
-FOLDERS = {"src", "tests", "docs", "benchmarks", "torture", "demo"}
+FOLDERS = {"src", "tests", "docs", "benchmarks", "torture", "demo", "deploy"}
 # Files of the example in docs/providers.md.
 EXAMPLES = {"acme_flowbed.py", "test_acme.py"}
 # Names of files and of an entry point group.
