@@ -1,6 +1,6 @@
 # `make` alone lists what there is. `demo`, `test` and `check` set everything up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint lowest bench peers clients tools services torture
+.PHONY: help setup demo test check lint lowest bench peers clients tools site services torture
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -18,8 +18,8 @@ PEERS := .bench/peers/chroma/$(call installed,benchmarks/peers.txt) \
 CLIENTS := .clients/python/$(call installed,tests/clients/requirements.txt) \
 	.clients/frameworks/$(call installed,tests/integrations/requirements.txt) \
 	$(if $(shell command -v npm),.clients/node/$(call installed,tests/clients/node/package.json))
-# Tools that check what is in deploy/.
-TOOLS := .tools/deploy/$(call installed,tests/deploy/requirements.txt)
+# Tools that check what is in deploy/, and that build the site of the documentation.
+TOOLS := .tools/deploy/$(call installed,tests/deploy/requirements.txt) .tools/site/$(call installed,docs/requirements.txt)
 # What tests start, as command:package of Debian.
 SERVICES := redis-server:redis-server node:nodejs npm:npm chromium:chromium
 
@@ -106,11 +106,18 @@ clients: $(CLIENTS)  ## install the clients that the tests use, each in its own 
 		mv .venv-packages "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/flowbed.pth"
 	@touch $@
 
-tools: $(TOOLS)  ## install the tools that check deploy/, in their own environment
+tools: $(TOOLS)  ## install what checks deploy/ and builds the site, each in its own environment
 
 .tools/deploy/.installed-%: tests/deploy/requirements.txt
 	$(call environment,$<,$(@D))
 	@touch $@
+
+.tools/site/.installed-%: docs/requirements.txt
+	$(call environment,$<,$(@D))
+	@touch $@
+
+site: tools  ## build the documentation as a site, into build/site
+	@NO_MKDOCS_2_WARNING=1 .tools/site/bin/mkdocs build -q && echo build/site/index.html
 
 .clients/node/.installed-%: tests/clients/node/package.json
 	@rm -rf $(@D) && mkdir -p $(@D) && cp $< $(@D)

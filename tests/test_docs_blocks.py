@@ -141,11 +141,10 @@ def test_docs_of_search_commands_and_block_run(
         assert run(shlex.split(command.removeprefix("$ flowbed "))) == 0, capsys.readouterr()
 
 
-def test_docs_of_operations_block_runs(project: Path) -> None:
-    (block,) = blocks("operations.md", "sh")
+def in_shell(folder: Path, block: str) -> str:
     done = subprocess.run(
         ["bash", "-ec", block],
-        cwd=project,
+        cwd=folder,
         env=variables(),
         capture_output=True,
         text=True,
@@ -153,3 +152,50 @@ def test_docs_of_operations_block_runs(project: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_docs_of_the_first_ten_minutes_blocks_run(tmp_path: Path) -> None:
+    """All but the installation and the server run in turn in an empty folder; then a question about it is asked."""
+    shell = blocks("index.md", "sh")
+    assert "pip install" in shell[0]
+    assert "curl" in shell[-1]
+    index, search, change, ask = (in_shell(tmp_path, block) for block in shell[1:-1])
+    assert "2 documents fetched" in index
+    assert "Keys are rotated every Monday" in search
+    assert "1 chunks indexed, 1 deleted" in change or "1 chunk indexed, 1 deleted" in change
+    assert "handbook#tea.txt#00000" in ask
+    (why,) = blocks("questions.md", "sh")
+    assert "handbook#tea.txt" in in_shell(tmp_path, why)
+
+
+def test_docs_of_the_first_ten_minutes_request_is_answered(port: str) -> None:
+    """The collection of the page is called otherwise in this project."""
+    request = blocks("index.md", "sh")[-1].replace("8080", port).replace("handbook", "docs")
+    assert json.loads(in_shell(Path.cwd(), request))["hits"]
+
+
+def test_docs_of_migrating_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    texts = ["Keys are rotated on Monday.", "Tea is at four."]
+    model = open_embedder("onnx:", cache=tmp_path / "models", options={})
+    vectors = asyncio.run(model.embed(texts, purpose="document")).vectors
+    old = chromadb.PersistentClient(str(tmp_path / "path" / "to" / "chroma"))
+    old.create_collection("old", embedding_function=None).add(
+        ids=["1", "2"], embeddings=np.asarray(vectors), documents=texts
+    )
+    table = pa.table({"id": ["1", "2"], "vector": [list(map(float, row)) for row in vectors], "text": texts})
+    pyarrow.parquet.write_table(table, tmp_path / "vectors.parquet")
+    from_chroma, from_parquet = blocks("migrating.md", "sh")
+    assert "Keys are rotated on Monday." in in_shell(tmp_path, from_chroma)
+    in_shell(tmp_path, from_parquet)
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("migrating.md", "python")
+    run_blocks([block], "")
+
+
+def test_docs_of_operations_block_runs(project: Path) -> None:
+    (block,) = blocks("operations.md", "sh")
+    in_shell(project, block)
