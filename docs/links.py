@@ -1,4 +1,4 @@
-"""A hook of MkDocs: links to files outside docs/ become names of these files, since the site does not have them."""
+"""A hook of MkDocs: links to files outside docs/ become names of these files, since the site does not have them."""  # noqa: INP001 - MkDocs loads it by its path
 
 from __future__ import annotations
 
