@@ -20,10 +20,12 @@ SUFFIXES = re.compile(r"_(bucket|sum|count)$")
 
 
 def documented() -> set[str]:
-    """Return the metrics of docs/server.md, which another test compares with what a server answers."""
-    page = (ROOT / "docs" / "server.md").read_text("utf-8")
-    table = page[page.index("## Metrics") :].partition("\n## ")[0]
-    return set(re.findall(r"`(flowbed_\w+)`", table))
+    """Return the metrics that the documentation names."""
+    tables = []
+    for name, heading in (("server.md", "## Metrics"), ("workers.md", "## Scaling by load")):
+        page = (ROOT / "docs" / name).read_text("utf-8")
+        tables.append(page[page.index(heading) :].partition("\n## ")[0])
+    return set(re.findall(r"`(flowbed_\w+)`", "".join(tables)))
 
 
 def panels() -> list[dict[str, Any]]:
