@@ -47,4 +47,5 @@ def _metrics(parsed: Any) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps({"chart": chart, "expressions": expressions}[sys.argv[1]](*sys.argv[2:])))
+    asked: dict[str, Any] = {"chart": chart, "expressions": expressions}
+    sys.stdout.write(json.dumps(asked[sys.argv[1]](*sys.argv[2:])))
