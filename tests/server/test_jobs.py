@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.server.conftest import Running, write_project
 
-from flowbed.services.jobs.worker import PLACES, IndexJobWorker
+from flowbed.ledger.index_jobs import STAGES
+from flowbed.services.jobs.stage import finish_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,12 +66,7 @@ class Jobs:
 
     def work(self, *stages: str) -> None:
         """Execute every job that waits, in these stages or in all."""
-        places = dict.fromkeys(stages or PLACES, 1)
-
-        async def work() -> None:
-            await IndexJobWorker(self.running.service.index_jobs, places=places).finish()
-
-        self.running.wait(work())
+        self.running.wait(finish_jobs(self.running.service.index_jobs, stages or STAGES))
 
     def rows(self, document: str, collection: str = "notes") -> list[str]:
         """Return the texts of a document's rows, in order."""

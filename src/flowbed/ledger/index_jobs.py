@@ -188,6 +188,10 @@ class IndexJobs(Protocol):
         """
         ...
 
+    async def waiting(self, stage: str, *, now: int, limit: int) -> Sequence[IndexJobRow]:
+        """Return jobs that `claim` could hold for a stage, those with the smallest keys first."""
+        ...
+
     async def hold(self, job: str, *, worker: str, now: int, until: int) -> IndexJobRow | None:
         """Hold a job for `worker` until `until`; None if it has ended or another worker holds it."""
         ...

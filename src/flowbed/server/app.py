@@ -38,7 +38,7 @@ from flowbed.server.http.responses import RawResponse
 from flowbed.server.metrics import Metrics
 from flowbed.server.page import assets, collections, operations
 from flowbed.services.batches.stage import BatchJobs, FileRetention
-from flowbed.services.jobs.worker import IndexJobWorker
+from flowbed.services.jobs.stage import index_job_stages
 from flowbed.services.vector_stores.stage import VectorStoreWork
 from flowbed.workers.opening import worker_beside_requests
 
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from flowbed.server.http.request_context import RequestContext
     from flowbed.server.tracing import Tracing
     from flowbed.services.service import Service
+    from flowbed.services.stages import Stage
     from flowbed.workers.worker import Worker
 
 # The route modules of `server.api`, in the order of the OpenAPI document, and those of Chroma's API, which has its own.
@@ -158,17 +159,13 @@ def create_app(
 
 
 def working(app: FastAPI, service: Service, *, clock: Callable[[], float] = time.perf_counter) -> Worker:
-    """Create the worker that executes the application's batches; `clock` is the application's."""
+    """Create the worker that executes the application's batches and jobs; `clock` is the application's."""
     load: Load = app.state.load
     metrics: Metrics = app.state.metrics
     batches = BatchJobs(service, HttpLineCodec(), busy=lambda: load.is_busy(clock()), done=metrics.lines)
     stores = VectorStoreWork(service.vector_stores.processing)
-    return worker_beside_requests(service, [batches, FileRetention(service), stores])
-
-
-def indexing(service: Service) -> IndexJobWorker:
-    """Create the worker that executes index jobs."""
-    return IndexJobWorker(service.index_jobs)
+    stages: list[Stage] = [batches, FileRetention(service), stores, *index_job_stages(service.index_jobs)]
+    return worker_beside_requests(service, stages)
 
 
 def _methods(routes: Sequence[BaseRoute], scope: Any) -> list[str]:

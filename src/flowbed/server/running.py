@@ -23,7 +23,7 @@ from flowbed import telemetry
 from flowbed.bed import aopen
 from flowbed.errors import Error, Misconfigured
 from flowbed.server import logs
-from flowbed.server.app import create_app, indexing, working
+from flowbed.server.app import create_app, working
 from flowbed.server.http.connection import Connection
 from flowbed.server.http.places import Addresses
 from flowbed.services.service import open_service
@@ -244,7 +244,7 @@ async def opened(project: ServeConfig) -> AsyncIterator[tuple[FastAPI, Service]]
             gc.freeze()
             if project.watch:
                 await stack.enter_async_context(_watching(bed))
-            async with working(app, service), indexing(service):
+            async with working(app, service):
                 yield app, service
 
 

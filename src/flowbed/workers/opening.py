@@ -12,6 +12,7 @@ from flowbed.records.values import suggestion
 from flowbed.services.batches import stage
 from flowbed.services.batches.jobs import QUEUE as JOBS
 from flowbed.services.batches.stage import UPKEEP
+from flowbed.services.jobs.stage import PLACES
 from flowbed.services.vector_stores.stage import AT_ONCE as STORES_AT_ONCE
 from flowbed.services.vector_stores.stage import QUEUE as STORES
 from flowbed.workers import Limits
@@ -41,6 +42,7 @@ QUEUES: Mapping[str, Limits] = {
     BATCH: Limits(worker=1),
     COMMIT: Limits(worker=2, partition=1),
     JOBS: Limits(worker=8),
+    **{queue: Limits(worker=places) for queue, places in PLACES.items()},
     UPKEEP: Limits(worker=1),
 }
 # Seconds between two looks at queues that nobody waits for.
@@ -59,6 +61,7 @@ def worker_beside_requests(
             JOBS: Limits(worker=stage.AT_ONCE),
             UPKEEP: Limits(worker=1),
             STORES: Limits(worker=STORES_AT_ONCE),
+            **{queue: Limits(worker=places) for queue, places in PLACES.items()},
         },
         open_local,
         clock=service.bed.clock,

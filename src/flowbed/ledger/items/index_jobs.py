@@ -173,6 +173,13 @@ class ItemIndexJobs:
             return row_of(IndexJobRow, wanted) if found is not None and found["mark"] == mark else None
         return row_of(IndexJobRow, wanted)
 
+    async def waiting(self, stage: str, *, now: int, limit: int) -> Sequence[IndexJobRow]:
+        """Return jobs that `claim` could hold for a stage."""
+        rows = [
+            row for row in await self._open() if row.stage == stage and row.until < now and row.due <= now
+        ]
+        return sorted(rows, key=lambda row: (row.key, row.id))[:limit]
+
     async def hold(self, job: str, *, worker: str, now: int, until: int) -> IndexJobRow | None:
         """Hold a job for `worker` until `until`."""
         item = await holds.hold(self._table, _key(job), worker=worker, now=now, until=until)

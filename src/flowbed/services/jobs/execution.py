@@ -90,20 +90,10 @@ class IndexJobExecution:
         """Continue `row`, which `worker` holds."""
         self.row, self._parts, self._worker = row, parts, worker
         self._bed, self._clock, self._monotonic = parts.bed, parts.bed.clock, monotonic
-        self._stage = row.stage
         self._source = documents_source(row.collection)
         self._owner = JobOwner(parts.bed.ledger.keys, row.owner)
         self._stop, self._over = asyncio.Event(), asyncio.Event()
         self._idle = 0  # slices in a row that embedded nothing
-
-    @property
-    def stage(self) -> str:
-        """The stage that is executed."""
-        return self._stage
-
-    def stop(self) -> None:
-        """Stop soon; what is done is kept, and the job continues later."""
-        self._stop.set()
 
     async def run(self) -> None:
         """Do the work of the job's stage, and pass it on; afterwards nobody holds the job.
@@ -114,6 +104,13 @@ class IndexJobExecution:
         renewing = asyncio.create_task(self._renew())
         try:
             await self._attempt()
+        except asyncio.CancelledError:
+            # The worker is to end: another one, or the next start, goes on at once.
+            with contextlib.suppress(
+                LeaseLost, Error
+            ):  # it was passed on already, or its lease ends by itself
+                await asyncio.shield(self._release(attempts=max(0, self.row.attempts - 1)))
+            raise
         finally:
             self._over.set()
             await asyncio.gather(renewing, return_exceptions=True)

@@ -16,6 +16,7 @@ from flowbed.services.jobs.execution import JobParts
 from flowbed.services.jobs.following import JobFollowing
 from flowbed.services.jobs.notes import note
 from flowbed.services.jobs.requests import FOLDER, KeyReused, encode, input_key
+from flowbed.services.jobs.tasks import task_of
 from flowbed.services.jobs.undo import replaced_key
 from flowbed.services.served_model import allow
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from flowbed.services.files import FileService
     from flowbed.services.jobs.requests import IndexRequest
     from flowbed.services.project import Project
+    from flowbed.services.stages import Hints
 
 # A repeated request with the same idempotency key makes no other job for this long.
 KEY_US = 86_400_000_000
@@ -42,12 +44,16 @@ ENDED = ("completed", "failed", "cancelled")
 class IndexJobService:
     """Jobs of many owners; an owner is the id of an API key, or ""."""
 
-    def __init__(self, bed: Project, files: FileService, serving: Serving) -> None:
-        """Work on a project, whose operator's choices are in `serving`."""
-        self._bed, self._files, self._serving = bed, files, serving
+    def __init__(self, bed: Project, files: FileService, serving: Serving, *, hints: Hints) -> None:
+        """Work on a project, whose operator's choices are in `serving`; `hints` are told of new work."""
+        self._bed, self._files, self._serving, self._hints = bed, files, serving, hints
         self._clock = bed.clock
-        self.changed = asyncio.Event()  # set when there is new work
         self._following: JobFollowing | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the project's ledger keeps jobs."""
+        return isinstance(self._bed.ledger, HoldsIndexJobs)
 
     @property
     def parts(self) -> JobParts:
@@ -101,7 +107,7 @@ class IndexJobService:
         created = note("created", now, collection=row.collection, priority=row.priority)
         made = await self._rows.create(row, created, since=now - KEY_US)
         if made.id == row.id:
-            self.changed.set()
+            self._hints(task_of(made))
             return made, False
         await self._bed.store.delete([input_key(row.id)])
         if made.fingerprint != row.fingerprint:
@@ -163,7 +169,8 @@ class IndexJobService:
         row = await self._rows.cancel(id, how, note("cancelling", self._clock(), finished=how))
         if row is None:
             raise NotFound(f"No job found with id '{id[:80]}'.", param="id")
-        self.changed.set()
+        if not row.ended:
+            self._hints(task_of(row))
         return row
 
     async def change(
@@ -207,7 +214,7 @@ class IndexJobService:
         again = await self._rows.reopen(id, key=self._key(now, row.priority), note=note("queued", now))
         if again is None:
             raise Conflict(f"The job {id} was started again meanwhile.")
-        self.changed.set()
+        self._hints(task_of(again))
         return again
 
     async def events(self, after: Mapping[str, int], *, limit: int = PAGE) -> Sequence[IndexJobEvent]:

@@ -110,8 +110,11 @@ class IndexJobsContract:
         jobs = jobs_of(ledger)
         for id_, key in (("a", 30), ("b", 10), ("c", 20)):
             await jobs.create(index_job(id_, key=key), NOTE, since=0)
+        assert [row.id for row in await jobs.waiting("chunking", now=AT, limit=2)] == ["b", "c"]
+        assert not await jobs.waiting("storing", now=AT, limit=2)
         held = await claimed(jobs, "w")
         assert held == "b"
+        assert [row.id for row in await jobs.waiting("chunking", now=AT, limit=9)] == ["c", "a"]
         await jobs.change("a", priority=90, key=5, metadata="{}", note=NOTE)
         assert await claimed(jobs, "w") == "a"
         row = await jobs.get("a")

@@ -130,6 +130,16 @@ class SqlIndexJobs:
 
         return await self._database.write(work)
 
+    async def waiting(self, stage: str, *, now: int, limit: int) -> Sequence[IndexJobRow]:
+        """Return jobs that `claim` could hold for a stage."""
+        query = (
+            sa.select(index_jobs)
+            .where(ROW.ended == 0, ROW.stage == stage, ROW.until < now, ROW.due <= now)
+            .order_by(ROW.key, ROW.id)
+            .limit(limit)
+        )
+        return await self._database.fetch(IndexJobRow, query)
+
     async def hold(self, job: str, *, worker: str, now: int, until: int) -> IndexJobRow | None:
         """Hold a job for `worker` until `until`."""
         return await holds.hold(
