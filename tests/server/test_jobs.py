@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import itertools
 import threading
 from typing import TYPE_CHECKING, Any
 
+import httpx
+import orjson
 import pytest
 from tests.server.conftest import Running, write_project
+from tests.server.processes import eventually
 
+from flowbed.bed import aopen
 from flowbed.ledger.index_jobs import STAGES
 from flowbed.services.jobs.stage import finish_jobs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.server.conftest import Reply
+    from tests.server.processes import ServerProcess
 
 
 class Jobs:
@@ -396,3 +403,46 @@ def stream(url: str, job: str, *, after: int, most: int = 1_000) -> list[tuple[i
             if len(found) == most:
                 break
     return found
+
+
+def test_job_survives_kills_of_its_server(tmp_path: Path, serve: Callable[..., ServerProcess]) -> None:
+    """Killed while it embeds, the job is finished by the next server, and each text is stored once."""
+    write_project(tmp_path)
+    number = 1_200
+    server = serve(tmp_path)
+    texts = [{"id": f"t{n}", "text": f"text number {n}"} for n in range(number)]
+    job = asked(server, "POST", "/v1/jobs", {"collection": "notes", "texts": texts})["id"]
+    wait_for(server, job, '"embedded":512')
+    server.kill()
+    server = serve(tmp_path)
+    wait_for(server, job, "job.completed")
+    done = asked(server, "GET", f"/v1/jobs/{job}")
+    assert (done["status"], done["counts"]["stored"], done["progress"]) == ("completed", number, 1.0), done
+    assert server.end() == 0
+    status = bed_status(tmp_path)
+    assert status.collections["notes"].rows == number
+    assert status.chunks == {"SUCCESS": number}
+
+
+def wait_for(server: ServerProcess, job: str, reached: str) -> None:
+    """Wait until the events of a job say something."""
+    eventually(lambda: reached in told(server, job), f"{reached} of {job}")
+
+
+def asked(server: ServerProcess, method: str, path: str, body: Any = None) -> Any:
+    reply = httpx.request(method, f"{server.url}{path}", json=body, timeout=60)
+    assert reply.is_success, reply.text
+    return reply.json()
+
+
+def told(server: ServerProcess, job: str) -> str:
+    """Return what a server tells of a job's events."""
+    return orjson.dumps(asked(server, "GET", f"/v1/jobs/{job}/events")["data"]).decode()
+
+
+def bed_status(folder: Path) -> Any:
+    async def read() -> Any:
+        async with await aopen(folder) as bed:
+            return await bed.status()
+
+    return asyncio.run(read())

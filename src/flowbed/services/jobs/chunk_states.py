@@ -23,14 +23,15 @@ REJECTED = "rejected"
 class ChunkStates:
     """The chunks of some documents: how many there are, are in the index, were refused, or are still to be done.
 
-    `held` are claimed, or in a delta that no commit holds yet. `waiting_tokens` are those of the chunks to be done, and
-    `batches` the sources of their batch files, by id. `refused` chunks failed for good. `unfinished` are the documents
-    with a chunk that is still to be done.
+    `held` are `claimed` by a worker, or in a delta that no commit holds yet. `waiting_tokens` are those of the chunks to
+    be done, and `batches` the sources of their batch files, by id. `refused` chunks failed for good. `unfinished` are
+    the documents with a chunk that is still to be done.
     """
 
     total: int = 0
     stored: int = 0
     held: int = 0
+    claimed: int = 0
     waiting: int = 0
     waiting_tokens: int = 0
     refused: list[ChunkRow] = field(default_factory=list)
@@ -52,6 +53,7 @@ class ChunkStates:
         self.batches[row.batch] = row.source
         if row.status is Status.PENDING:
             self.held += 1
+            self.claimed += not row.run
         else:
             self.waiting += 1
             self.waiting_tokens += row.tokens

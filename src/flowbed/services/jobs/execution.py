@@ -202,11 +202,13 @@ class IndexJobExecution:
 
     async def _embedding(self) -> None:
         """Embed the chunks of the job's batch files, and write deltas that no commit holds yet."""
+        from flowbed.lanes.claims import release_dead_workers
         from flowbed.lanes.embed import embed  # loads numpy and lance
 
         context = replace(self._bed.run_context(), commits=False)
         batches = {batch: (source,) for batch, source in orjson.loads(self.row.batches).items()}
         sources = {source for some in batches.values() for source in some}
+        await release_dead_workers(context, await context.ledger.overview())
         begun = self._monotonic()
         while await self._waiting(context, batches):
             self._require_going_on()
@@ -217,6 +219,10 @@ class IndexJobExecution:
             )
         # Deletions come last: with the new rows they are in one commit.
         await embed(context, sources=(self._source,), batches={"": (self._source,)})
+        if self.row.kind != REEMBED:
+            states = await self._states(await read_input(self._bed.store, self.row.id))
+            if states.claimed:
+                raise Transient("another process is embedding some of its chunks")
         await self._pass_on(STORING)
 
     async def _storing(self) -> None:
@@ -224,10 +230,9 @@ class IndexJobExecution:
         await self._commit(self._bed.run_context())
         parts = await read_input(self._bed.store, self.row.id)
         states = await self._states(parts)
-        if states.waiting:
-            await self._pass_on(EMBEDDING, stored=states.stored)
-        elif states.held:
-            raise Transient("another process is embedding some of its chunks")
+        if states.waiting or states.held:
+            # What another process had claimed, or a repair has sent round again.
+            await self._pass_on(EMBEDDING, stored=states.stored, due=self._clock() + round(RETRY * 1e6))
         else:
             await self._finish(states)
 
@@ -245,10 +250,12 @@ class IndexJobExecution:
 
     async def _cancelling(self) -> None:
         """End the job: keep the documents that are finished, or none, and put back what the others replaced."""
+        from flowbed.lanes.claims import release_dead_workers
         from flowbed.lanes.embed import embed  # loads numpy and lance
         from flowbed.pipeline.sync import sync
 
         context = self._bed.run_context()
+        await release_dead_workers(context, await context.ledger.overview())
         await asyncio.to_thread(context.embedder)
         parts = await read_input(self._bed.store, self.row.id)
         if self.row.cancel == "keep":
@@ -368,12 +375,7 @@ class IndexJobExecution:
             [note("stage", at, stage=stage)],
             progress=True,
             stage=stage,
-            attempts=0,
-            due=0,
-            reason="",
-            worker="",
-            until=0,
-            **changes,
+            **{"attempts": 0, "due": 0, "reason": "", "worker": "", "until": 0, **changes},
         )
 
     async def _release(self, *, attempts: int | None = None, due: int = 0, reason: str = "") -> None:
