@@ -90,15 +90,17 @@ async def _work(
 async def _served(bed: Flowbed, queues: set[str], stack: AsyncExitStack, hints: Hints) -> list[Stage]:
     """Open the services whose work is in these queues, and return their stages."""
     from flowbed.services.batches.jobs import QUEUE
+    from flowbed.services.jobs.stage import PLACES, index_job_stages
 
-    if QUEUE not in queues:
+    if not queues & {QUEUE, *PLACES}:
         return []
     from flowbed.server.api.batch_lines import HttpLineCodec
     from flowbed.services.batches.stage import BatchJobs, FileRetention
     from flowbed.services.service import open_service
 
     service = await stack.enter_async_context(open_service(bed, hints=hints))
-    return [BatchJobs(service, HttpLineCodec()), FileRetention(service)]
+    batches = [BatchJobs(service, HttpLineCodec()), FileRetention(service)] if QUEUE in queues else []
+    return [*batches, *(index_job_stages(service.index_jobs) if queues & PLACES.keys() else [])]
 
 
 async def _supervise(

@@ -23,7 +23,7 @@ REJECTED = "rejected"
 class ChunkStates:
     """The chunks of some documents: how many there are, are in the index, were refused, or are still to be done.
 
-    `held` are `claimed` by a worker, or in a delta that no commit holds yet. `waiting_tokens` are those of the chunks to
+    `held` are `claimed` by a worker, or in a delta that no commit holds. `waiting_tokens` are those of the chunks to
     be done, and `batches` the sources of their batch files, by id. `refused` chunks failed for good. `unfinished` are
     the documents with a chunk that is still to be done.
     """
