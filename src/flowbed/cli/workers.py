@@ -99,7 +99,9 @@ async def _served(bed: Flowbed, queues: set[str], stack: AsyncExitStack, hints: 
     from flowbed.services.service import open_service
 
     service = await stack.enter_async_context(open_service(bed, hints=hints))
-    batches = [BatchJobs(service, HttpLineCodec()), FileRetention(service)] if QUEUE in queues else []
+    batches: list[Stage] = (
+        [BatchJobs(service, HttpLineCodec()), FileRetention(service)] if QUEUE in queues else []
+    )
     return [*batches, *(index_job_stages(service.index_jobs) if queues & PLACES.keys() else [])]
 
 
