@@ -14,13 +14,13 @@ from flowbed.ledger.items.table import (
     Check,
     Page,
     Put,
+    Unanswered,
     groups,
 )
 from flowbed.ledger.text import is_unstorable
-from flowbed.records import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from flowbed.ledger.dynamodb.client import Client
     from flowbed.ledger.items.table import Delete, Item, Key, Operation
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PARTITION, SORT = "PK", "SK"
 INDEX, INDEX_PARTITION, INDEX_SORT = "open", "G", "GS"
 TTL = "ttl"
+WRITTEN_TOGETHER = 25  # items in one request that writes unconditionally
 _KEYS = {PARTITION, SORT, INDEX_PARTITION, INDEX_SORT, TTL}
 # DynamoDB has one kind of number, and returns 3.0 as 3.
 _FLOATS = {"cost_usd", "seconds"}
@@ -44,27 +45,19 @@ class DynamoTable:
 
     async def get(self, key: Key) -> Item | None:
         """Return the current item, or None."""
-        if not _is_possible(key):
+        if not is_possible(key):
             return None
         answer = await self.client.read("get_item", Key=key_of(key), ConsistentRead=True)
         return item_from(answer["Item"]) if answer.get("Item") else None
 
     async def get_many(self, keys: Sequence[Key]) -> list[Item]:
         """Return up to 100 current items in the order of their keys; missing ones are left out."""
-        possible = [key_of(key) for key in keys if _is_possible(key)]
-        found: dict[Key, Item] = {}
-        while possible:
-            asked = {self.client.place.table: {"Keys": possible, "ConsistentRead": True}}
-            answer = await self.client.read("batch_get_item", RequestItems=asked)
-            for raw in answer["Responses"].get(self.client.place.table, []):
-                item = item_from(raw)
-                found[item["place"]] = item
-            possible = answer.get("UnprocessedKeys", {}).get(self.client.place.table, {}).get("Keys", [])
+        found = {item["place"]: item for item in map(item_from, await self.raw_many(keys))}
         return [found[key] for key in keys if key in found]
 
     async def query(self, partition: str, *, prefix: str = "", after: str | None = None) -> Page:
         """Return a page of a partition's current items, in order of sort keys."""
-        if not _is_possible((partition, prefix or "-")):
+        if not is_possible((partition, prefix or "-")):
             return Page([], None)
         condition, values = "PK = :p", {":p": {"S": partition}}
         if prefix:
@@ -83,8 +76,6 @@ class DynamoTable:
     async def look_up(self, index: str, partition: str, *, after: Any = None) -> Page:
         """Return a page of an index: the list of items lags, the items themselves do not."""
         wanted = f"{index}#{partition}"
-        if index.startswith("chunks_"):
-            return await self._scan(index, partition)
         answer = await self.client.read(
             "query",
             IndexName=INDEX,
@@ -95,20 +86,6 @@ class DynamoTable:
         keys = [(raw[PARTITION]["S"], raw[SORT]["S"]) for raw in answer["Items"]]
         items = [item for some in groups(keys, BATCH_ITEMS) for item in await self.get_many(some)]
         return Page([item for item in items if index_key(item)[0] == wanted], answer.get("LastEvaluatedKey"))
-
-    async def _scan(self, index: str, partition: str) -> Page:
-        found = []
-        start: dict[str, Any] = {}
-        while True:
-            answer = await self.client.read("scan", ConsistentRead=True, **start)
-            for raw in answer["Items"]:
-                item = item_from(raw)
-                place = INDEXES[index](item) if "record" in item else None
-                if place and place[0] == partition:
-                    found.append((place[1], item["place"], item))
-            if "LastEvaluatedKey" not in answer:
-                return Page([item for *_, item in sorted(found, key=lambda each: each[:2])], None)
-            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
     async def write(self, operation: Put | Delete) -> None:
         """Write one item."""
@@ -125,6 +102,85 @@ class DynamoTable:
         await self.client.write(
             "transact_write_items", TransactItems=requests, ClientRequestToken=self.mark()
         )
+
+    async def newest(self, index: str, partition: str, *, limit: int) -> list[Item]:
+        """Return the last items of an index, newest first; the list lags, the items do not."""
+        wanted = f"{index}#{partition}"
+        answer = await self.client.read(
+            "query",
+            IndexName=INDEX,
+            KeyConditionExpression="G = :g",
+            ExpressionAttributeValues={":g": {"S": wanted}},
+            ScanIndexForward=False,
+            Limit=max(limit, 1),
+        )
+        keys = [(raw[PARTITION]["S"], raw[SORT]["S"]) for raw in answer["Items"]]
+        items = [item for some in groups(keys, BATCH_ITEMS) for item in await self.get_many(some)]
+        return [item for item in items if index_key(item)[0] == wanted]
+
+    async def raw(self, key: Key) -> dict[str, Any] | None:
+        """Return an item in DynamoDB's words, or None."""
+        found = await self.raw_many([key])
+        return found[0] if found else None
+
+    async def raw_many(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
+        """Return up to 100 current items in DynamoDB's words, in no order; missing ones are left out."""
+        name = self.client.place.table
+        left = [key_of(key) for key in keys if is_possible(key)]
+        found: list[dict[str, Any]] = []
+        while left:
+            answer = await self.client.read(
+                "batch_get_item", RequestItems={name: {"Keys": left, "ConsistentRead": True}}
+            )
+            found += answer["Responses"].get(name, [])
+            left = answer.get("UnprocessedKeys", {}).get(name, {}).get("Keys", [])
+        return found
+
+    async def raw_pages(self, partition: str, **how: Any) -> AsyncIterator[dict[str, Any]]:
+        """Iterate over the current items of a partition in DynamoDB's words."""
+        start: dict[str, Any] = {}
+        while True:
+            answer = await self.client.read(
+                "query",
+                KeyConditionExpression="PK = :p",
+                ExpressionAttributeValues={":p": {"S": partition}},
+                ConsistentRead=True,
+                **how,
+                **start,
+            )
+            for item in answer["Items"]:
+                yield item
+            if "LastEvaluatedKey" not in answer:
+                return
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+
+    async def repeated(self, operation: str, **parameters: Any) -> None:
+        """Send a write that is safe to repeat, until it is answered."""
+        while True:
+            try:
+                await self.client.write(operation, **parameters)
+            except Unanswered:
+                continue
+            return
+
+    async def put_all(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """Put items in DynamoDB's words, whatever is there."""
+        await self._write_all([{"PutRequest": {"Item": item}} for item in items])
+
+    async def delete_all(self, keys: Sequence[Key]) -> None:
+        """Delete items."""
+        await self._write_all([{"DeleteRequest": {"Key": key_of(key)}} for key in keys])
+
+    async def _write_all(self, requests: Sequence[dict[str, Any]]) -> None:
+        name = self.client.place.table
+        for some in groups(requests, WRITTEN_TOGETHER):
+            left = some
+            while left:
+                try:
+                    answer = await self.client.write("batch_write_item", RequestItems={name: left})
+                except Unanswered:
+                    continue
+                left = answer.get("UnprocessedItems", {}).get(name, [])
 
     def mark(self) -> str:
         """Return a mark that no write has had before, in any process."""
@@ -158,8 +214,6 @@ def item_from(raw: Mapping[str, Any]) -> Item:
     """Return an item read from DynamoDB, with its key as `place`."""
     item: Item = {name: value_from(name, value) for name, value in raw.items() if name not in _KEYS}
     item["place"] = raw[PARTITION]["S"], raw[SORT]["S"]
-    if item.get("record") == "ChunkRow":
-        item["status"] = Status(item["status"])
     return item
 
 
@@ -188,9 +242,9 @@ def value_from(name: str, value: Mapping[str, Any]) -> Any:
 
 def index_key(item: Mapping[str, Any]) -> tuple[str, str]:
     """Return an item's key in the index; empty for one that is not in it."""
+    if "record" not in item:
+        return "", ""
     for name, place in INDEXES.items():
-        if name.startswith("chunks_"):
-            continue
         found = place(item)  # type: ignore[arg-type]
         if found is not None:
             return f"{name}#{found[0]}", found[1] or "-"
@@ -205,7 +259,7 @@ def _condition(expected: str | None) -> dict[str, Any]:
     return {"ConditionExpression": "stamp = :e", "ExpressionAttributeValues": {":e": {"S": expected}}}
 
 
-def _is_possible(key: Key) -> bool:
+def is_possible(key: Key) -> bool:
     """Return whether an item can have this key; asking for any other is an error."""
     partition, sort = key
     if not partition or not sort or is_unstorable(partition) or is_unstorable(sort):

@@ -80,31 +80,6 @@ def _index(place: Callable[[Item], tuple[str, str] | None]) -> Callable[[Item], 
 
 
 @_index
-def chunks_by_status(item: Item) -> tuple[str, str] | None:
-    """Chunks by status."""
-    return (str(item["status"]), "") if item["record"] == "ChunkRow" else None
-
-
-@_index
-def chunks_by_batch(item: Item) -> tuple[str, str] | None:
-    """Chunks by batch file."""
-    return (item["batch"] or NO_BATCH, "") if item["record"] == "ChunkRow" else None
-
-
-@_index
-def chunks_by_worker(item: Item) -> tuple[str, str] | None:
-    """Chunks by the worker that has claimed them."""
-    held = item["record"] == "ChunkRow" and item["worker"] and not item["run"]
-    return (item["worker"], "") if held else None
-
-
-@_index
-def chunks_by_id(item: Item) -> tuple[str, str] | None:
-    """Chunks of a collection, in order of id."""
-    return (item["collection"], item["id"]) if item["record"] == "ChunkRow" else None
-
-
-@_index
 def jobs_by_age(item: Item) -> tuple[str, str] | None:
     """Jobs that have not ended, oldest first."""
     unfinished = item["record"] == "JobRow" and not item["ended"]

@@ -15,16 +15,18 @@ from flowbed.ledger.items.files import ItemFiles
 from flowbed.ledger.items.index_jobs import ItemIndexJobs
 from flowbed.ledger.items.jobs import ItemJobs
 from flowbed.ledger.items.keys import ItemKeys, ItemQuotas
+from flowbed.ledger.items.rollbacks import ItemRollbacks
 from flowbed.ledger.items.rows import INDEXES, SEEN
 from flowbed.ledger.items.spending import ItemSpending
 from flowbed.ledger.items.submissions import ItemSubmissions
 from flowbed.ledger.items.table import all_of
 from flowbed.ledger.items.vector_store_files import ItemVectorStoreFiles
 from flowbed.ledger.items.vector_stores import ItemVectorStores
+from flowbed.ledger.memory.chunk_indexes import CHUNK_INDEXES
 from flowbed.ledger.memory.chunks import MemoryChunks
 from flowbed.ledger.memory.documents import MemoryDocuments
 from flowbed.ledger.memory.erasing import MemoryErasing
-from flowbed.ledger.memory.runs import MemoryRollbacks, MemoryRuns
+from flowbed.ledger.memory.runs import MemoryRuns
 from flowbed.ledger.memory.table import MemoryTable
 from flowbed.ledger.protocols import Ledger
 from flowbed.records import Status
@@ -34,7 +36,7 @@ _NAMES = count(1)
 
 def memory_table(*, lag: int = 0) -> MemoryTable:
     """Create an empty table for a ledger; its indexes lag behind by `lag` writes."""
-    return MemoryTable(INDEXES, lag=lag)
+    return MemoryTable({**INDEXES, **CHUNK_INDEXES}, lag=lag)
 
 
 class MemoryLedger(Ledger):
@@ -53,7 +55,7 @@ class MemoryLedger(Ledger):
         self.chunks = MemoryChunks(table, documents, submissions)
         self.batches = ItemBatches(table, documents.apply)
         self.runs = runs
-        self.rollbacks = MemoryRollbacks(table, runs)
+        self.rollbacks = ItemRollbacks(table, runs)
         self.dead_letters = letters
         self.submissions = submissions
         self.spending = ItemSpending(table)

@@ -31,7 +31,8 @@ class ErasingContract:
         assert [row.id for row in await ledger.chunks.of(one.source, ["d1", "d2"])] == ["i2"]
         assert await ledger.chunks.find("d1") == await ledger.chunks.find("i1") == []
         assert set(await ledger.documents.get(one.source, ["d1", "d2"])) == {"d2"}
-        assert await ledger.erasing.scrub() == "" or "VACUUM FULL" in await ledger.erasing.scrub()
+        left = await ledger.erasing.scrub()
+        assert left == "" or "VACUUM FULL" in left or "backups" in left
 
     async def test_erase_ends_a_fetch_that_has_read_the_rows(self, ledger: Ledger) -> None:
         """The cursor keeps its value, unless it contains a name."""
