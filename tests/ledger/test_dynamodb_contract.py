@@ -18,6 +18,7 @@ from flowbed.testing.ledger import (
     DocumentsContract,
     ErasingContract,
     FilesContract,
+    IndexJobsContract,
     JobsContract,
     KeysContract,
     OverviewContract,
@@ -99,3 +100,6 @@ class TestJobs(JobsContract): ...
 
 
 class TestVectorStores(VectorStoresContract): ...
+
+
+class TestIndexJobs(IndexJobsContract): ...

@@ -17,6 +17,7 @@ from flowbed.ledger.dynamodb.swapping import Swapping
 from flowbed.ledger.items.batches import ItemBatches
 from flowbed.ledger.items.dead_letters import ItemDeadLetters
 from flowbed.ledger.items.files import ItemFiles
+from flowbed.ledger.items.index_jobs import ItemIndexJobs
 from flowbed.ledger.items.jobs import ItemJobs
 from flowbed.ledger.items.keys import ItemKeys, ItemQuotas
 from flowbed.ledger.items.rollbacks import ItemRollbacks
@@ -73,6 +74,7 @@ class DynamoLedger(Ledger):
         self.quotas = ItemQuotas(table)
         self.files = ItemFiles(table)
         self.jobs = ItemJobs(table)
+        self.index_jobs = ItemIndexJobs(table)
         self.vector_stores = ItemVectorStores(table)
         self.vector_store_files = ItemVectorStoreFiles(table)
         self.erasing = DynamoErasing(parts)
