@@ -36,7 +36,7 @@ from flowbed.server.http.gate import Gate, Load
 from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import RawResponse
 from flowbed.server.metrics import Metrics
-from flowbed.server.page import assets, collections, operations
+from flowbed.server.page import assets, collections, maps, operations
 from flowbed.services.batches.stage import BatchJobs, FileRetention
 from flowbed.services.jobs.stage import index_job_stages
 from flowbed.services.vector_stores.stage import VectorStoreWork
@@ -66,6 +66,7 @@ ROUTES: tuple[Callable[[Service], APIRouter], ...] = (
     search.routes,
     vector_stores.routes,
     collections.routes,
+    maps.routes,
     events.routes,
     admin.routes,
     operations.routes,

@@ -15,6 +15,7 @@ from flowbed.services.jobs.jobs import IndexJobService
 from flowbed.services.models import Models
 from flowbed.services.page.browsing import BrowseService
 from flowbed.services.page.flow import FlowService
+from flowbed.services.page.maps import MapService
 from flowbed.services.page.operating import OperatingService
 from flowbed.services.quotas import QuotaService
 from flowbed.services.search import SearchService
@@ -47,6 +48,7 @@ class Service:
     flow: FlowService
     jobs: JobService
     keys: KeyService
+    maps: MapService
     models: Models
     operating: OperatingService
     quotas: QuotaService
@@ -100,6 +102,7 @@ async def open_service(bed: Project, *, hints: Hints | None = None) -> AsyncIter
                 index_jobs=IndexJobService(bed, files, serving, hints=hints),
                 flow=FlowService(bed, browse, models),
                 keys=keys,
+                maps=MapService(bed, browse),
                 models=models,
                 operating=OperatingService(bed, serving, events, keys),
                 quotas=quotas,

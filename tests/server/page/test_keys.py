@@ -73,7 +73,7 @@ def test_key_is_asked_for_and_kept_in_memory_only(asked: Page, keyed: Keyed) -> 
 
 def test_key_without_the_admin_scope_searches_and_operates_nothing(asked: Page, keyed: Keyed) -> None:
     enter(asked, keyed.secrets["reader"])
-    expect(asked.locator("nav li")).to_have_count(2)
+    expect(asked.locator("nav li")).to_have_count(3)
     asked.get_by_role("searchbox", name="Query").fill("one")
     asked.keyboard.press("Enter")
     expect(asked.locator(".hit")).to_have_count(1)

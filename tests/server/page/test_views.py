@@ -23,6 +23,7 @@ VIEWS = {
     "search?q=sentence+3": "Search",
     "collections": "Collections",
     "collections/docs": "docs",
+    "map/docs": "Map of docs",
     "flow": "Flow",
     "work": "Jobs and batches",
     "letters": "Dead letters",

@@ -90,6 +90,13 @@ class RowsRequest(Closed):
     limit: Annotated[int, Field(ge=1, le=200)] = 50
 
 
+class PointsRequest(Closed):
+    """Some points of the map of a version, as it was returned."""
+
+    version: Annotated[int, Field(ge=1, le=2**53)]
+    points: Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], Field(min_length=1, max_length=200)]
+
+
 class AroundQuery(Query):
     """A row, and how many before and after it in its document."""
 

@@ -7,6 +7,7 @@ import * as doctor from "./views/doctor.js";
 import * as flow from "./views/flow.js";
 import * as keys from "./views/keys.js";
 import * as letters from "./views/letters.js";
+import * as map from "./views/map.js";
 import * as search from "./views/search.js";
 import * as spend from "./views/spend.js";
 import * as work from "./views/work.js";
@@ -15,6 +16,7 @@ import * as work from "./views/work.js";
 const VIEWS = {
   search: { name: "Search", show: search.show },
   collections: { name: "Collections", show: collections.show },
+  map: { name: "Map", show: map.show },
   flow: { name: "Flow", show: flow.show, admin: true },
   work: { name: "Jobs and batches", show: work.show, admin: true },
   letters: { name: "Dead letters", show: letters.show, admin: true },

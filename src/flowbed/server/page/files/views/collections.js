@@ -21,7 +21,7 @@ async function all(root, { signal }) {
       { name: "Version", number: true, cell: (each) => each.version || "" },
       { name: "Vector index", cell: (each) => each.problem ? "" : indexed(each) },
       { name: "Space", cell: (each) => h("span", { title: each.model }, h("span", { class: "mono" }, each.space), each.dimensions ? `, ${each.dimensions} dimensions` : "") },
-      { name: "", cell: (each) => each.problem ? h("span", {}, each.problem) : h("span", { class: "row" }, h("a", { href: `#/search?c=${encodeURIComponent(each.name)}` }, "Search")) },
+      { name: "", cell: (each) => each.problem ? h("span", {}, each.problem) : h("span", { class: "row" }, h("a", { href: `#/search?c=${encodeURIComponent(each.name)}` }, "Search"), each.rows > 0 && h("a", { href: `#/map/${encodeURIComponent(each.name)}` }, "Map")) },
     ], collections, { empty: "Nothing is indexed yet; start with `flowbed run`." })));
 }
 
@@ -42,7 +42,7 @@ async function one(root, { rest: [name], session, signal, again }) {
   let end = null;
   fill(root,
     h("div", { class: "head" }, h("h1", { tabindex: "-1" }, name), h("div", { class: "row" },
-      h("a", { href: `#/search?c=${encodeURIComponent(name)}` }, "Search"), h("a", { href: "#/collections" }, "All collections"))),
+      h("a", { href: `#/search?c=${encodeURIComponent(name)}` }, "Search"), found.rows > 0 && h("a", { href: `#/map/${encodeURIComponent(name)}` }, "Map"), h("a", { href: "#/collections" }, "All collections"))),
     h("div", { class: "panel" }, facts([
       ["Rows", number(found.rows)], ["Updated", found.updated && h("span", { title: moment(found.updated) }, ago(found.updated))], ["Version", found.version],
       ["Vector index", indexed(found)], ["Model", found.model], ["Dimensions", number(found.dimensions)], ["Space", h("span", { class: "mono" }, found.space)],
