@@ -360,6 +360,12 @@ async def test_gate_refused_request_is_counted_for_its_route(service: Service) -
     ):
         line = f'flowbed_http_requests_total{{method="{method}",route="{route}",status="401"}} 1.0'
         assert line in metrics
+    for line in (
+        'flowbed_queue_depth{queue="jobs"} 0.0',
+        'flowbed_queue_oldest_seconds{queue="embed"} 0.0',
+        'flowbed_workers{state="silent"} 0.0',
+    ):
+        assert line in metrics
 
 
 async def test_metrics_unknown_methods_share_one_label(service: Service) -> None:

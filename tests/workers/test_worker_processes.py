@@ -14,6 +14,7 @@ from tests.support.counting import CountingProcess
 from tests.support.processes import start
 
 from flowbed.bed import aopen
+from flowbed.cli.app import run
 from flowbed.ledger.workers import HoldsWorkers, Workers
 from flowbed.records import Status
 from flowbed.testing.index import contents_of
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
+    from tests.support.postgres import PostgresServer
     from tests.support.processes import Forked
 
     from flowbed.bed import Flowbed
 
 PATIENCE = 60.0  # s
 SOURCES, TEXTS = 6, 60
+IN_FLIGHT = 5  # texts of a request
 SETTINGS = """\
 model = "seeded:32"
 concurrency = 2
@@ -56,27 +59,33 @@ class Fleet:
         self.folder, self.provider = folder, provider
         self.variables = {"FLOWBED_LEDGER": url}
         self.started: list[Forked] = []
+        self.count = 0
         self.bed: Flowbed
         folder.mkdir()
-        options = f'[model_options]\nserver = "{provider.address}"\nitems = "5"\n'
-        sources = [
-            f'[sources.s{number}]\nkind = "jsonl"\nlocation = "s{number}.jsonl"\n'
-            for number in range(SOURCES)
-        ]
-        (folder / "flowbed.toml").write_text("".join([SETTINGS, options, *sources]))
+        self.name_sources(SOURCES)
         for number in range(SOURCES):
             rows = [{"id": f"k{n}", "text": f"text {number} {n}"} for n in range(TEXTS)]
             (folder / f"s{number}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+    def name_sources(self, number: int) -> None:
+        """Name so many of the sources in the settings."""
+        options = f'[model_options]\nserver = "{self.provider.address}"\nitems = "{IN_FLIGHT}"\n'
+        sources = [
+            f'[sources.s{each}]\nkind = "jsonl"\nlocation = "s{each}.jsonl"\n' for each in range(number)
+        ]
+        (self.folder / "flowbed.toml").write_text("".join([SETTINGS, options, *sources]))
 
     @property
     def rows(self) -> Workers:
         assert isinstance(self.bed.ledger, HoldsWorkers)
         return self.bed.ledger.workers
 
-    def start(self, *arguments: str) -> Forked:
-        """Start a worker."""
-        log = self.folder.parent / f"worker{len(self.started)}"
-        process = start("worker", "--json", *arguments, folder=self.folder, variables=self.variables, log=log)
+    def start(self, *arguments: str, point: str = "") -> Forked:
+        """Start a worker, which is killed at `point`."""
+        log = self.folder.parent / f"worker{self.count}"
+        self.count += 1
+        given = ("worker", "--json", *arguments)
+        process = start(*given, folder=self.folder, variables=self.variables, point=point, log=log)
         self.started.append(process)
         return process
 
@@ -149,3 +158,64 @@ async def test_worker_killed_is_replaced_by_the_other_and_each_text_sent_once(fl
     assert await fleet.ended(second) == 0
     assert "has died" in fleet.log(1)
     assert await fleet.running() == {}
+
+
+async def test_workers_postgres_restarted_wait_and_say_so_once(
+    fleet: Fleet, postgres: PostgresServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody is taken for dead, and no text is sent twice; then the commands list, pause and drain."""
+    first, second = fleet.start(), fleet.start()
+    await until(lambda: len(fleet.provider.report().texts) > TEXTS)
+    postgres.stop()
+    await asyncio.sleep(2)
+    postgres.start()
+    await until(fleet.done)
+    report = fleet.provider.report()
+    assert set(report.texts.values()) == {1}
+    for number in range(2):
+        assert fleet.log(number).count("waiting for the ledger") == 1, fleet.log(number)
+        assert fleet.log(number).count("the ledger is back") == 1
+        assert "has died" not in fleet.log(number)
+
+    async def called(*arguments: str) -> Any:
+        capsys.readouterr()
+        given = ["workers", *arguments, "--json", "--config", str(fleet.folder)]
+        assert await asyncio.to_thread(run, given) == 0
+        return json.loads(capsys.readouterr().out)
+
+    await called("pause", "embed")
+    shown = await called("list")
+    assert {each["pid"] for each in shown["workers"]} == {first.process.pid, second.process.pid}
+    assert {each["state"] for each in shown["workers"]} == {"running"}
+    assert shown["queues"]["embed"] == {"waiting": 0, "oldest_seconds": 0, "paused": True}
+    assert (await called("resume", "embed"))["paused"] is False
+    leaving = next(each["id"] for each in shown["workers"] if each["pid"] == first.process.pid)
+    await called("drain", leaving)
+    fleet.started.remove(first)
+    assert (await first.ended()).returncode == 0
+    assert [each["pid"] for each in (await called("list"))["workers"]] == [second.process.pid]
+
+
+@pytest.mark.long
+async def test_worker_task_that_kills_workers_is_given_up_and_retried_by_command(fleet: Fleet) -> None:
+    """The other tasks are done; the one is a dead letter after three workers, and its texts are sent once."""
+    fleet.name_sources(1)
+    for _ in range(3):
+        killed = fleet.start(point="request.sent:1")
+        fleet.started.remove(killed)
+        assert (await killed.ended()).returncode == -signal.SIGKILL
+    fleet.name_sources(SOURCES)
+    fleet.start()
+
+    async def letters() -> list[str]:
+        return [each.subject for each in await fleet.bed.dead_letters() if each.kind == "task"]
+
+    await until(letters)
+    (task,) = await letters()
+    assert task.startswith("embed(")
+    await until(lambda: len(fleet.provider.report().texts) >= (SOURCES - 1) * TEXTS)
+    assert not await fleet.done()
+    await fleet.bed.retry_dead_letters(task)
+    await until(fleet.done)
+    assert await letters() == []
+    fleet.assert_each_text_was_sent_once()

@@ -12,6 +12,7 @@ from flowbed.events.intake import LETTER, OWN, Intake, name_of, take_again
 from flowbed.events.subscribers import LETTER as SUBSCRIBER
 from flowbed.events.subscribers import deliver_again
 from flowbed.ledger import DeadLetter
+from flowbed.ledger.workers import DEATHS, TASK, HoldsWorkers
 from flowbed.records import Status
 from flowbed.records.external import external_owner
 
@@ -132,6 +133,7 @@ async def replay(on: IntakeContext, which: Which, subjects: Collection[str] = ()
         if named:
             await context.ledger.dead_letters.remove(kind, subjects=named)
     await _deliver_again([letter for letter in wanted if letter.kind == SUBSCRIBER], context)
+    await _run_again([letter.subject for letter in wanted if letter.kind == TASK], context)
     files = [letter.subject for letter in wanted if letter.kind == LETTER]
     read = await take_again(files, on) if files else Intake()
     done.waiting += read.chunks
@@ -146,6 +148,13 @@ async def _deliver_again(wanted: Sequence[Letter], context: Context) -> None:
         ids = {key: found[1] for key in keys if (found := OWN.fullmatch(name_of(key)))}
         await deliver_again(name, keys, ids, context.ledger)
         await context.ledger.dead_letters.remove(SUBSCRIBER, owner=name, subjects=keys)
+
+
+async def _run_again(tasks: Sequence[str], context: Context) -> None:
+    """Forget how many workers died at tasks: a worker finds in the ledger that they wait."""
+    if tasks and isinstance(context.ledger, HoldsWorkers):
+        await context.ledger.workers.unmark(DEATHS, tasks)
+        await context.ledger.dead_letters.remove(TASK, subjects=tasks)
 
 
 async def _failed(context: Context) -> list[tuple[ChunkRow, BatchRow | None]]:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 # processes a host shall have, and how many workers died at a task.
 TURN, PAUSED, LEAVE, PROCESSES, DEATHS = "turn", "paused", "leave", "processes", "deaths"
 
+# The kind of the dead letters of tasks at which too many workers died; their subject is the task's id.
+TASK = "task"
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerRow:

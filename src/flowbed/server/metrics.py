@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,10 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from flowbed import telemetry
 from flowbed.errors import Error
+from flowbed.ledger.workers import HoldsWorkers
 from flowbed.server.http.responses import RawResponse
 from flowbed.settings import shared_counts
+from flowbed.workers.depths import depths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +40,10 @@ CONTENT_TYPE = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 # Unknown paths share one label: labels that callers can choose would grow without bound.
 UNMATCHED = "unmatched"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# Seconds for which what waits is not read again: the ledger is asked for all of it.
+FRESH = 5.0
+# Time (µs) after which a worker that says nothing is shown as silent: the default of `dead_seconds`.
+SILENT_US = 10_000_000
 STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 # Creation times add nothing: every counter starts with the process.
@@ -85,6 +92,7 @@ class Metrics:
         )
         self._completed, self._failed = lines.labels("completed"), lines.labels("failed")
         self._service = service
+        self._looked, self._waiting = float("-inf"), CollectorRegistry()
 
     def __call__(self, context: RequestContext) -> None:
         """Count a finished request."""
@@ -120,7 +128,8 @@ class Metrics:
         if folder := shared_counts():
             counted = CollectorRegistry()
             MultiProcessCollector(counted, folder)  # type: ignore[no-untyped-call]
-        parts = [generate_latest(each) for each in (self._own, counted, await self._jobs())]
+        registries = (self._own, counted, await self._jobs(), await self._work())
+        parts = [generate_latest(each) for each in registries]
         return RawResponse(b"".join(parts), [CONTENT_TYPE])
 
     async def _jobs(self) -> CollectorRegistry:
@@ -132,6 +141,33 @@ class Metrics:
                 gauge.labels(state).set(count)
         except Error as error:
             telemetry.log.warning("cannot count batches: %s", error)
+        return registry
+
+    async def _work(self) -> CollectorRegistry:
+        """Return what waits for workers, and the workers: for those who scale them. Empty without the ledger."""
+        now = time.monotonic()
+        if now - self._looked < FRESH:
+            return self._waiting
+        registry = CollectorRegistry()
+        depth = Gauge("flowbed_queue_depth", "Tasks that nobody holds.", ("queue",), registry=registry)
+        oldest = Gauge(
+            "flowbed_queue_oldest_seconds", "Seconds the oldest has waited.", ("queue",), registry=registry
+        )
+        ledger = self._service.bed.ledger
+        try:
+            for queue, found in (await depths(ledger, now=self._service.bed.clock())).items():
+                depth.labels(queue).set(found.waiting)
+                oldest.labels(queue).set(found.oldest_seconds)
+            if isinstance(ledger, HoldsWorkers):
+                workers = Gauge("flowbed_workers", "Workers by state.", ("state",), registry=registry)
+                states = [
+                    "silent" if row.silent > SILENT_US else row.state for row in await ledger.workers.all()
+                ]
+                for state in ("running", "draining", "silent"):
+                    workers.labels(state).set(states.count(state))
+        except Error as error:
+            telemetry.log.warning("cannot count what waits: %s", error)
+        self._looked, self._waiting = now, registry
         return registry
 
     def _answers(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Error
 from flowbed.ledger import DeadLetter
-from flowbed.ledger.workers import DEATHS, LEAVE, PAUSED, WorkerRow
+from flowbed.ledger.workers import DEATHS, LEAVE, PAUSED, TASK, WorkerRow
 from flowbed.telemetry import log
 from flowbed.workers import ENDED, UNFINISHED, State
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 GRACE = 1.5
 # Workers that may die at a task before it is given up: it may be what kills them.
 DEATHS_MOST = 3
-# Dead letters of tasks are of this kind.
-TASK = "task"
 # Seconds between two deletions of ended entries, which are kept for a day.
 CLEAN, KEPT = 3_600, 86_400
 PAGE = 1_000
