@@ -103,6 +103,11 @@ def test_docs_of_the_server_blocks_run(port: str, tmp_path: Path, monkeypatch: p
     scope["client"].close()
 
 
+def test_docs_of_the_client_blocks_run(port: str) -> None:
+    assert len(blocks("client.md", "python")) == 2
+    run_blocks(blocks("client.md", "python"), port)
+
+
 def test_docs_of_chroma_client_blocks_run(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     clients = [block for block in blocks("chroma.md", "python") if "flowbed.open" not in block]

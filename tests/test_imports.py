@@ -17,7 +17,7 @@ PACKAGE = Path(flowbed.__file__).parent
 
 # Where each package may be imported: folders and modules below src/flowbed.
 ROOMS: dict[str, tuple[str, ...]] = {
-    "aiohttp": ("http/", "testing/"),
+    "aiohttp": ("client/", "http/", "testing/"),
     "alembic": ("ledger/",),
     "boto3": ("aws/", "ledger/dynamodb/", "storage/"),
     "botocore": ("aws/", "ledger/dynamodb/", "storage/"),

@@ -1,0 +1,10 @@
+"""A typed client of `flowbed serve` for what OpenAI's and Chroma's clients do not know: search, fields and jobs.
+
+`Client` is for synchronous code, `AsyncClient` for asyncio. Answers are the records that the server's OpenAPI document
+describes. Errors are those of `flowbed.errors`.
+"""
+
+from flowbed.client.asynchronous import AsyncClient
+from flowbed.client.synchronous import Client
+
+__all__ = ["AsyncClient", "Client"]
