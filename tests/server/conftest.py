@@ -65,7 +65,6 @@ async def call(
     path: str,
     body: bytes | list[bytes] | Callable[[], Any] = b"",
     headers: dict[str, str] | None = None,
-    query: str = "",
 ) -> Reply:
     """Send one request to an application, as a server would; `body` is bytes, a list of parts, or a `receive`."""
     parts = [body] if isinstance(body, bytes) else body if isinstance(body, list) else []
@@ -125,14 +124,12 @@ class Running:
         """Run a coroutine on the server's event loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
-    def call(
-        self, method: str, path: str, body: Any = b"", headers: dict[str, str] | None = None, query: str = ""
-    ) -> Reply:
+    def call(self, method: str, path: str, body: Any = b"", headers: dict[str, str] | None = None) -> Reply:
         """Send one request to the application, bypassing the network; a body that is not bytes is sent as JSON."""
         if not isinstance(body, bytes):
             # orjson cannot write integers of more than 64 bits.
             body, headers = json.dumps(body).encode(), {"content-type": "application/json", **(headers or {})}
-        return self.wait(call(self.app, method, path, body, headers, query))
+        return self.wait(call(self.app, method, path, body, headers))
 
     def outermost(self, app: FastAPI) -> Any:
         """Return what receives the requests; a subclass may put something in front of the application."""

@@ -43,7 +43,8 @@ def settled(folder: Path, text: str = 'model = "onnx:model"') -> Serving:
 
 
 def test_serving_without_a_table_serves_the_projects_model(tmp_path: Path) -> None:
-    assert settled(tmp_path) == Serving(models=("onnx:model",))
+    tiers = {"free": TierLimits(embeddings=1_000), "premium": TierLimits(embeddings=10_000)}
+    assert settled(tmp_path) == Serving(models=("onnx:model",), tiers=tiers)
 
 
 def test_serving_table_is_converted_to_plain_values(tmp_path: Path) -> None:
@@ -55,7 +56,11 @@ def test_serving_table_is_converted_to_plain_values(tmp_path: Path) -> None:
         dimensions="reduce",
         allowlist="strict",
         token_arrays="model",  # noqa: S106 - tokens of text
-        tiers={"free": TierLimits(requests=60, tokens=1000), "paid": TierLimits()},
+        tiers={
+            "free": TierLimits(requests=60, tokens=1000, embeddings=1_000),
+            "premium": TierLimits(embeddings=10_000),
+            "paid": TierLimits(),
+        },
         cache_bytes=2**20,
         cache_seconds=2.5,
         body_bytes=3 * 2**20,

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         Spent,
         SubmissionRow,
         Swap,
+        Taken,
     )
 
 __all__ = [
@@ -86,6 +87,7 @@ __all__ = [
     "SubmissionRow",
     "Submissions",
     "Swap",
+    "Taken",
     "open_ledger",
 ]
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Spent,
         SubmissionRow,
         Swap,
+        Taken,
     )
     from flowbed.ledger.vector_stores import VectorStoreFiles, VectorStores
     from flowbed.records import Status
@@ -519,14 +520,25 @@ class Keys(Protocol):
 
 
 class Quotas(Protocol):
-    """The tokens that each key has used per day; a `day` is written 2026-11-21, in UTC."""
+    """The tokens and embeddings that each key has used per day; a `day` is written 2026-11-21, in UTC."""
 
     async def add(self, day: str, tokens: Mapping[str, int]) -> Mapping[str, int]:
         """Add tokens to what keys have used, and return each key's new total."""
         ...
 
     async def used(self, day: str, keys: Collection[str]) -> Mapping[str, int]:
-        """Return what some keys have used; keys that used nothing are missing."""
+        """Return the tokens that some keys have used; keys that used none are missing."""
+        ...
+
+    async def take(self, day: str, key: str, wanted: int, *, least: int, most: int) -> Taken:
+        """Take up to `wanted` embeddings of a key's `most` of a day, or none if not even `least` are left.
+
+        However many take at once, they never have more than `most` together.
+        """
+        ...
+
+    async def give_back(self, day: str, key: str, unspent: int) -> None:
+        """Give back embeddings that were taken and not made."""
         ...
 
     async def forget(self, *, before: str) -> int:

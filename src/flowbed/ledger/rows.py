@@ -244,6 +244,13 @@ class Spent(NamedTuple):
     cost_usd: float
 
 
+class Taken(NamedTuple):
+    """What was granted of a key's quota of a day, and how much of it is used then, by all."""
+
+    granted: int
+    used: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileRow:
     """One file uploaded to the server or created by it; its bytes are stored at `key`.

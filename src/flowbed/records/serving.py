@@ -77,7 +77,8 @@ class Caller:
 class Allowance:
     """What a caller has left of its quota; None where there is no limit.
 
-    Requests are per minute and tokens per day; `..._reset` is the seconds until the full quota is available again.
+    Requests are per minute, tokens and embeddings per day; `..._reset` is the seconds until the full quota is available
+    again.
     """
 
     requests: int | None = None
@@ -86,6 +87,9 @@ class Allowance:
     tokens: int | None = None
     tokens_left: int | None = None
     tokens_reset: float = 0.0
+    embeddings: int | None = None
+    embeddings_left: int | None = None
+    embeddings_reset: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +134,7 @@ class CacheStats:
 
 @dataclass(frozen=True, kw_only=True)
 class TierLimits:
-    """Limits of each key of a tier: requests per minute, tokens per day (UTC); None is unlimited.
+    """Limits of each key of a tier: requests per minute, tokens and embeddings per day (UTC); None is unlimited.
 
     `queued` limits the tokens of its waiting jobs, `stored` the bytes of its files. Its keys may `write` collections if
     the server takes writes at all.
@@ -138,6 +142,7 @@ class TierLimits:
 
     requests: int | None = None
     tokens: int | None = None
+    embeddings: int | None = None
     queued: int | None = None
     stored: int | None = None
     write: bool = False

@@ -72,10 +72,12 @@ class EmbeddingService:
         if left is not None and most > left:
             most = await _counted(model, texts, most)
         self._quotas.hold(caller, most)
-        tokens = 0
+        tokens = taken = made = 0
         try:
+            taken = made = await self._quotas.take_embeddings(caller, len(texts))
             answering, embedded = await self._embed(model, texts, request, caller)
             _require_numbers(answering, embedded)
+            made = len(texts) - embedded.cached  # a vector that was there is none that is made
             # A repeated text is embedded once but counted every time, as OpenAI does.
             tokens = sum(embedded.counts) if embedded.counts else await _counted(answering, texts, most)
         except asyncio.CancelledError:
@@ -84,8 +86,12 @@ class EmbeddingService:
                 sum(map(model.embedder.count, texts)) if most < LONG_TOKENS else most // CHARACTERS_A_TOKEN
             )
             raise
+        except Exception:
+            made = 0
+            raise
         finally:
             self._quotas.settle(caller, held=most, tokens=tokens)
+            self._quotas.settle_embeddings(caller, taken=taken, made=made)
         self._models.uses.note(model.id, request.input_type, texts)
         return await self._answered(answering, embedded, request, tokens)
 

@@ -1,4 +1,4 @@
-"""Quotas of each key: requests per minute and tokens per day, counted in memory, written every second."""
+"""Quotas of each key: requests per minute and tokens per day, counted in memory, and embeddings per day, leased."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from flowbed.embedding.wrappers.buckets import Gcra
 from flowbed.errors import Exhausted, Misconfigured, TooMany
 from flowbed.records.serving import Allowance, TierLimits
 from flowbed.records.values import count
+from flowbed.services.embedding_quota import EmbeddingQuota
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class QuotaService:
         # Counts of past days that are not written yet.
         self._earlier: list[tuple[str, dict[str, int]]] = []
         self._requests = Gcra(monotonic)
+        self._embeddings = EmbeddingQuota(ledger.quotas, monotonic=monotonic)
         self._seen: dict[str, int] = {}
         self._seen_at = 0.0
         self._writing, self._loading = asyncio.Lock(), asyncio.Lock()
@@ -86,6 +88,7 @@ class QuotaService:
         self._ended.set()
         if self._task is not None:
             await self._task
+        await self._embeddings.release(idle=0.0)
         await self.write(seen=True)
 
     async def admit(self, caller: Caller) -> None:
@@ -144,12 +147,49 @@ class QuotaService:
         use.total += tokens
         use.unwritten += tokens
 
+    async def take_embeddings(self, caller: Caller, wanted: int, *, least: int | None = None) -> int:
+        """Take embeddings of a caller's day before they are made; return how many: `wanted`, or at least `least`.
+
+        All servers together never grant more than the quota. `settle_embeddings` gives back what was not made.
+
+        Raises:
+            Exhausted: fewer are left.
+            Misconfigured: its tier is no longer in the settings.
+            Transient: the ledger cannot be reached.
+        """
+        most = None if caller.key is None else self._tier(caller).embeddings
+        if caller.key is None or most is None or not wanted:
+            return wanted
+        needed = wanted if least is None else least
+        day = self._name(self._today())
+        granted = await self._embeddings.take(caller.key, day, wanted, least=needed, most=most)
+        if granted < needed:
+            raise Exhausted(
+                f"You exceeded your current quota: {self._embeddings.left(caller.key, day, most):,} of {most:,}"
+                f" embeddings a day are left, and this request needs {needed:,}. The quota resets at midnight UTC, in"
+                f" {self._until_midnight() / 3600:.1f} hours.",
+                code="insufficient_quota",
+            )
+        return granted
+
+    def settle_embeddings(self, caller: Caller, *, taken: int, made: int) -> None:
+        """Give back what was taken and not made: vectors from the cache, and what failed."""
+        if caller.key is not None and made < taken:
+            self._embeddings.give_back(caller.key, self._name(self._today()), taken - made)
+
+    @property
+    def midnight(self) -> int:
+        """When the quotas of the day begin again (µs since 1970)."""
+        return (self._today() + 1) * DAY_US
+
     def allowance(self, caller: Caller) -> Allowance:
         """Return what a caller has left, as far as this server knows."""
         tier = self._tiers.get(caller.tier)
         if caller.key is None or tier is None:
             return Allowance()
-        left, reset, tokens_left = None, 0.0, None
+        left, reset, tokens_left, embeddings_left = None, 0.0, None, None
+        if tier.embeddings is not None:
+            embeddings_left = self._embeddings.left(caller.key, self._name(self._today()), tier.embeddings)
         if tier.requests is not None:
             reset = self._requests.backlog(caller.key)
             left = max(0, int(tier.requests - reset * tier.requests / MINUTE + 1e-6))
@@ -163,6 +203,9 @@ class QuotaService:
             tokens=tier.tokens,
             tokens_left=tokens_left,
             tokens_reset=0.0 if tier.tokens is None else self._until_midnight(),
+            embeddings=tier.embeddings,
+            embeddings_left=embeddings_left,
+            embeddings_reset=0.0 if tier.embeddings is None else self._until_midnight(),
         )
 
     async def write(self, *, seen: bool = False) -> None:
@@ -210,6 +253,7 @@ class QuotaService:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), EVERY)
             await self.write()
+            await self._embeddings.release()
 
     async def _load(self, key: str) -> None:
         if self._use(key) is not None:
@@ -260,6 +304,9 @@ class QuotaService:
         # Running requests, and their reservations, count for the day on which they end.
         self._uses = {key: _Use(held=use.held) for key, use in self._uses.items() if use.held}
         self._day = today
+
+    def _today(self) -> int:
+        return self._clock() // DAY_US
 
     def _name(self, day: int) -> str:
         return (EPOCH + timedelta(days=max(day, 0))).date().isoformat()

@@ -99,7 +99,7 @@ async def open_service(bed: Project, *, hints: Hints | None = None) -> AsyncIter
                 files=files,
                 hints=hints,
                 jobs=JobService(bed.ledger.jobs, files, clock=bed.clock, secret=bed.secret, hints=hints),
-                index_jobs=IndexJobService(bed, files, serving, hints=hints),
+                index_jobs=IndexJobService(bed, files, quotas, serving, hints=hints),
                 flow=FlowService(bed, browse, models),
                 keys=keys,
                 maps=MapService(bed, browse),

@@ -60,6 +60,7 @@ class TierSettings:
 
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
     tokens_per_day: Annotated[int, Field(ge=0)] | None = None
+    embeddings_per_day: Annotated[int, Field(ge=0)] | None = None
     queued_tokens: Annotated[int, Field(ge=0)] | None = None
     stored_mb: Annotated[int, Field(ge=0)] | None = None
     write: bool = False

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from flowbed.settings.project import Settings
 
 OLDER_FALLBACK = "EMBEDDINGS_FALLBACK_CHAIN"
+# Embeddings a day of the tiers that there are without settings; a table of the same name may say otherwise.
+EMBEDDINGS = {"free": 1_000, "premium": 10_000}
 SWITCHED_ON = ("true", "1", "yes", "on")
 SWITCHES = (*SWITCHED_ON, "false", "0", "no", "off")
 
@@ -27,6 +29,7 @@ def serving(config: Settings) -> Serving:
         Misconfigured: one of these variables is invalid.
     """
     from flowbed.records.serving import DimensionPolicy, Serving, TierLimits  # a search needs none of them
+    from flowbed.settings.project import TierSettings
 
     serve = config.serve
     models = tuple(serve.models) or (config.model,)
@@ -45,11 +48,14 @@ def serving(config: Settings) -> Serving:
             name: TierLimits(
                 requests=tier.requests_per_minute,
                 tokens=tier.tokens_per_day,
+                embeddings=EMBEDDINGS.get(name)
+                if tier.embeddings_per_day is None
+                else tier.embeddings_per_day,
                 queued=tier.queued_tokens,
                 write=tier.write,
                 stored=None if tier.stored_mb is None else tier.stored_mb * 2**20,
             )
-            for name, tier in serve.tiers.items()
+            for name, tier in {**dict.fromkeys(EMBEDDINGS, TierSettings()), **serve.tiers}.items()
         },
         cache_bytes=serve.cache_mb * 2**20,
         cache_seconds=serve.cache_seconds,

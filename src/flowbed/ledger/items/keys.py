@@ -18,6 +18,7 @@ from flowbed.ledger.items.table import (
     until_answered,
     update,
 )
+from flowbed.ledger.rows import Taken
 from flowbed.ledger.text import escaped
 
 if TYPE_CHECKING:
@@ -104,7 +105,33 @@ class ItemQuotas:
     async def used(self, day: str, keys: Collection[str]) -> Mapping[str, int]:
         """Return what some keys have used."""
         items = await read_all(self._table, [(f"quota#{day}", key) for key in sorted(set(keys))])
-        return {item["key"]: item["tokens"] for item in items}
+        return {item["key"]: item["tokens"] for item in items if item["tokens"]}
+
+    async def take(self, day: str, key: str, wanted: int, *, least: int, most: int) -> Taken:
+        """Take up to `wanted` embeddings of a key's `most` of a day."""
+        await self.add(day, {key: 0})
+        granted = 0
+
+        def change(item: Item) -> Mapping[str, int] | None:
+            nonlocal granted
+            used = item.get("embeddings", 0)
+            granted = min(wanted, most - used)
+            return None if granted < least else {"embeddings": used + granted}
+
+        place = (f"quota#{day}", key)
+        changed = await update(self._table, place, change)
+        if changed is not None:
+            return Taken(granted, int(changed["embeddings"]))
+        item = await self._table.get(place)
+        return Taken(0, int((item or {}).get("embeddings", 0)))
+
+    async def give_back(self, day: str, key: str, unspent: int) -> None:
+        """Give back embeddings that were taken and not made."""
+        await update(
+            self._table,
+            (f"quota#{day}", key),
+            lambda item: {"embeddings": max(0, item.get("embeddings", 0) - unspent)},
+        )
 
     async def forget(self, *, before: str) -> int:
         """Delete what was used before a day."""

@@ -305,6 +305,7 @@ quotas = Table(
     Column("day", TEXT, nullable=False),
     Column("key", TEXT, nullable=False),
     Column("tokens", BigInteger, nullable=False),
+    Column("embeddings", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("day", "key"),
 )
 

@@ -20,6 +20,10 @@ def allowance_headers(allowance: Allowance) -> Headers:
         )
     if allowance.tokens is not None:
         headers += _headers(b"tokens", allowance.tokens, allowance.tokens_left or 0, allowance.tokens_reset)
+    if allowance.embeddings is not None:
+        headers += _headers(
+            b"embeddings", allowance.embeddings, allowance.embeddings_left or 0, allowance.embeddings_reset
+        )
     return headers
 
 

@@ -11,11 +11,12 @@ import orjson
 
 from flowbed.chunking import Rules
 from flowbed.embedding.local.priority import background
-from flowbed.errors import Error, Misconfigured, Rejected, Transient
+from flowbed.errors import Error, Exhausted, Misconfigured, Rejected, Transient
 from flowbed.index.active_space import require_same
 from flowbed.lanes.failures import RunStats
 from flowbed.ledger.index_jobs import STAGES
 from flowbed.pipeline import ConfiguredSource
+from flowbed.records.serving import Caller
 from flowbed.records.written import documents_source
 from flowbed.services.batches.job_owner import JobOwner
 from flowbed.services.jobs.chunk_states import (
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from flowbed.services.jobs.chunk_states import ChunkStates
     from flowbed.services.jobs.requests import JobDocument, JobFile
     from flowbed.services.project import Project
+    from flowbed.services.quotas import QuotaService
 
 # Seconds of a job's lease, and between two renewals: after its holder's machine fails, others wait this long.
 LEASE_SECONDS, RENEW_SECONDS = 30.0, 2.0
@@ -60,6 +62,7 @@ ATTEMPTS_MOST = 5
 IDLE_MOST = 2
 FAULTS_MOST = 100  # more are counted, and not listed
 CHUNKING, EMBEDDING, STORING = STAGES
+NOBODY = Caller(background=True)
 COMPLETED, FAILED, CANCELLED = "completed", "failed", "cancelled"
 REEMBED = "reembed"
 
@@ -68,17 +71,27 @@ class LeaseLost(Exception):  # noqa: N818 - it ends this process's work on a job
     """Another process holds the lease of the job."""
 
 
+class Waits(Exception):  # noqa: N818 - it ends a piece of work, and is not seen outside
+    """The job waits until `due` (µs since 1970), for a `reason`."""
+
+    def __init__(self, due: int, reason: str) -> None:
+        """Keep until when, and why."""
+        super().__init__(reason)
+        self.due, self.reason = due, reason
+
+
 class Stopped(Exception):  # noqa: N818 - it ends a piece of work, and is not seen outside
     """The job was cancelled, or the worker is to stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobParts:
-    """What jobs work with: the project, the ledger's jobs and the stored files."""
+    """What jobs work with: the project, the ledger's jobs, the stored files and the quotas of owners."""
 
     bed: Project
     rows: IndexJobs
     files: FileService
+    quotas: QuotaService
 
 
 class IndexJobExecution:
@@ -93,6 +106,7 @@ class IndexJobExecution:
         self._source = documents_source(row.collection)
         self._owner = JobOwner(parts.bed.ledger.keys, row.owner)
         self._stop, self._over = asyncio.Event(), asyncio.Event()
+        self._caller: Caller | None = None
         self._idle = 0  # slices in a row that embedded nothing
 
     async def run(self) -> None:
@@ -122,6 +136,8 @@ class IndexJobExecution:
                 await (self._cancelling() if self.row.cancel else getattr(self, f"_{self.row.stage}")())
         except Stopped:
             await self._release(attempts=0)
+        except Waits as waits:
+            await self._release(reason=waits.reason, due=waits.due)
         except (Misconfigured, Rejected) as error:
             await self._end(FAILED, error=str(error))
         except Transient as error:
@@ -138,8 +154,8 @@ class IndexJobExecution:
                 f"its worker ended {ATTEMPTS_MOST} times during {row.stage} without getting on; the server's log may"
                 " say why, and `flowbed jobs retry` starts the job again"
             )
-        if not row.cancel and await self._owner.caller() is None:
-            # Its key was revoked.
+        self._caller = await self._owner.caller()
+        if not row.cancel and self._caller is None:  # its key was revoked
             cancelled = await self._parts.rows.cancel(
                 row.id, "keep", note("cancelling", self._clock(), finished="keep")
             )
@@ -214,9 +230,16 @@ class IndexJobExecution:
             self._require_going_on()
             if self._monotonic() - begun > TURN_SECONDS:
                 raise Stopped
-            await self._count(
-                await self._interruptible(embed(context, sources=sources, batches=batches, limit=SLICE))
-            )
+            granted = await self._granted()
+            made = granted
+            try:
+                done = await self._interruptible(
+                    embed(context, sources=sources, batches=batches, limit=granted)
+                )
+                made = done.sent
+            finally:
+                self._parts.quotas.settle_embeddings(self._caller or NOBODY, taken=granted, made=made)
+            await self._count(done)
         # Deletions come last: with the new rows they are in one commit.
         await embed(context, sources=(self._source,), batches={"": (self._source,)})
         if self.row.kind != REEMBED:
@@ -296,6 +319,17 @@ class IndexJobExecution:
             failed=failed,
             faults=orjson.dumps(faults[:FAULTS_MOST]).decode(),
         )
+
+    async def _granted(self) -> int:
+        """Take the embeddings of a slice from the owner's quota, as many as are left.
+
+        Raises:
+            Waits: none is left today.
+        """
+        try:
+            return await self._parts.quotas.take_embeddings(self._caller or NOBODY, SLICE, least=1)
+        except Exhausted:
+            raise Waits(self._parts.quotas.midnight, "the quota of embeddings a day is used up") from None
 
     async def _waiting(self, context: RunContext, batches: Mapping[str, Collection[str]]) -> bool:
         """Tell whether any chunk of the batch files can be claimed."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from flowbed.services.files import FileService
     from flowbed.services.jobs.requests import IndexRequest
     from flowbed.services.project import Project
+    from flowbed.services.quotas import QuotaService
     from flowbed.services.stages import Hints
 
 # A repeated request with the same idempotency key makes no other job for this long.
@@ -44,9 +45,12 @@ ENDED = ("completed", "failed", "cancelled")
 class IndexJobService:
     """Jobs of many owners; an owner is the id of an API key, or ""."""
 
-    def __init__(self, bed: Project, files: FileService, serving: Serving, *, hints: Hints) -> None:
+    def __init__(
+        self, bed: Project, files: FileService, quotas: QuotaService, serving: Serving, *, hints: Hints
+    ) -> None:
         """Work on a project, whose operator's choices are in `serving`; `hints` are told of new work."""
-        self._bed, self._files, self._serving, self._hints = bed, files, serving, hints
+        self._bed, self._files, self._quotas = bed, files, quotas
+        self._serving, self._hints = serving, hints
         self._clock = bed.clock
         self._following: JobFollowing | None = None
 
@@ -58,7 +62,7 @@ class IndexJobService:
     @property
     def parts(self) -> JobParts:
         """What the execution of jobs works with."""
-        return JobParts(bed=self._bed, rows=self._rows, files=self._files)
+        return JobParts(bed=self._bed, rows=self._rows, files=self._files, quotas=self._quotas)
 
     @property
     def following(self) -> JobFollowing:
