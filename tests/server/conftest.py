@@ -201,12 +201,12 @@ def serve() -> Iterator[Callable[..., ServerProcess]]:
         yield start
 
 
-def create_key(folder: Path, name: str = "mine") -> str:
+def create_key(folder: Path, name: str = "mine", *, tier: str = "default") -> str:
     """Create an API key of a project, and return its secret."""
 
     async def create() -> str:
         async with await aopen(folder) as bed:
-            _, secret = await bed.keys().create(name, secret=bed.secret)
+            _, secret = await bed.keys().create(name, secret=bed.secret, tier=tier)
             return secret
 
     return asyncio.run(create())

@@ -84,12 +84,27 @@ OPERATIONS = {
         for method in methods.split()
     ),
     "GET /v1/collections/{collection}/fields",
+    *(
+        f"{method} /v1/collections/{{collection}}{path}"
+        for path, methods in {
+            "/documents": "GET POST",
+            "/documents/delete": "POST",
+            "/documents/{document}": "DELETE GET PUT",
+            "/documents/{document}/similar": "POST",
+            "/records": "POST",
+            "/records/{record}": "DELETE GET",
+            "/reembed": "POST",
+            "/search": "POST",
+        }.items()
+        for method in methods.split()
+    ),
 }
 # The other routes have nothing that could be invalid.
 REFUSABLE = {
     name
     for name in OPERATIONS
-    if name.startswith("POST") and not name.endswith(("/{batch}/cancel", "{job}/retry", "}/revoke"))
+    if name.startswith(("POST", "PUT"))
+    and not name.endswith(("/{batch}/cancel", "{job}/retry", "}/revoke", "/reembed"))
 }
 EXAMPLES = 25  # per operation
 SECONDS = 60  # of the long test
@@ -110,7 +125,10 @@ def existing(server: Running) -> dict[str, str]:
     store = server.call("POST", "/v1/vector_stores", {}).json["id"]
     path = f"/v1/vector_stores/{store}/file_batches"
     batch = server.call("POST", path, {"file_ids": [file]}).json["id"]
-    return {"vector_store": store, "file": file, "batch": batch}
+    document = {"text": "Tea is served at four."}
+    assert server.call("PUT", "/v1/collections/written/documents/tea", document).status == 200
+    written = {"collection": "written", "document": "tea", "record": "written.documents#tea#00000"}
+    return {"vector_store": store, "file": file, "batch": batch, **written}
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +204,8 @@ def _ask(
 ) -> None:
     method, _, path = operation.partition(" ")
     # What exists is not deleted, and requests about batches of /v1/batches name none of these.
-    named = existing if path.startswith("/v1/vector_stores/") and method != "DELETE" else {}
+    theirs = path.startswith(("/v1/vector_stores/", "/v1/collections/{collection}/"))
+    named = existing if theirs and method != "DELETE" else {}
     schema = _schema(f"{server.url}/openapi.json")
 
     @seed(number)

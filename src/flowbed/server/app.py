@@ -17,6 +17,7 @@ from flowbed.errors import Error, NotFound
 from flowbed.server.api import (
     admin,
     batches,
+    documents,
     embeddings,
     events,
     files,
@@ -65,6 +66,7 @@ ROUTES: tuple[Callable[[Service], APIRouter], ...] = (
     job_events.routes,
     search.routes,
     vector_stores.routes,
+    documents.routes,
     collections.routes,
     maps.routes,
     events.routes,

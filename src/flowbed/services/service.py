@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from flowbed.services.batches.jobs import JobService
 from flowbed.services.chroma.service import open_chroma
+from flowbed.services.documents.records import RecordService
+from flowbed.services.documents.service import DocumentService
 from flowbed.services.embeddings import EmbeddingService
 from flowbed.services.events import EventService
 from flowbed.services.files import FileService
@@ -40,6 +42,7 @@ class Service:
     serving: Serving
     browse: BrowseService
     chroma: ChromaService
+    documents: DocumentService
     embeddings: EmbeddingService
     events: EventService
     files: FileService
@@ -52,6 +55,7 @@ class Service:
     models: Models
     operating: OperatingService
     quotas: QuotaService
+    records: RecordService
     search: SearchService
     vector_stores: VectorStoreService
 
@@ -87,6 +91,7 @@ async def open_service(bed: Project, *, hints: Hints | None = None) -> AsyncIter
         browse, keys = BrowseService(bed, serving), bed.keys()
         chroma = open_chroma(bed, models, quotas, serving)
         search = SearchService(bed, models, quotas, serving)
+        index_jobs = IndexJobService(bed, files, quotas, serving, hints=hints)
         vector_stores = open_vector_stores(bed, files, quotas, search, serving, hints)
         try:
             yield Service(
@@ -99,7 +104,9 @@ async def open_service(bed: Project, *, hints: Hints | None = None) -> AsyncIter
                 files=files,
                 hints=hints,
                 jobs=JobService(bed.ledger.jobs, files, clock=bed.clock, secret=bed.secret, hints=hints),
-                index_jobs=IndexJobService(bed, files, quotas, serving, hints=hints),
+                documents=DocumentService(bed, index_jobs, files, quotas),
+                records=RecordService(bed, index_jobs),
+                index_jobs=index_jobs,
                 flow=FlowService(bed, browse, models),
                 keys=keys,
                 maps=MapService(bed, browse),

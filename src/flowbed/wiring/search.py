@@ -147,8 +147,14 @@ async def _vector(query: str | Sequence[float], embedder: Cached) -> NDArray[np.
         sent = (await asyncio.to_thread(embedder.read, query)).sent
         found: NDArray[np.float32] = (await embedder.embed([sent], purpose="query")).vectors[0]
         return found
-    vector = np.asarray(query, np.float32)
+    vector = _single(query)
     size = embedder.space.dimensions
     if vector.shape != (size,) or not np.isfinite(vector).all():
         raise Rejected(f"the query vector must have {size} numbers, all finite, as the model's have")
     return vector
+
+
+def _single(query: Sequence[float]) -> NDArray[np.float32]:
+    """Return numbers in single precision; one that is too large for it becomes infinite, and is refused as such."""
+    with np.errstate(over="ignore"):
+        return np.asarray(query, np.float32)

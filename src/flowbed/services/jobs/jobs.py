@@ -84,12 +84,10 @@ class IndexJobService:
             KeyReused: the idempotency key was used for another request.
             Rejected: the request is invalid.
         """
-        self._require_writer(caller)
         id_, fingerprint = new_id("job_", self._bed.secret()), request.fingerprint
         request = request.named(id_)
-        request.check()
+        await self.check(caller, request)
         owner = caller.key or ""
-        await self._require_there(owner, request)
         now = self._clock()
         row = IndexJobRow(
             id=id_,
@@ -243,7 +241,24 @@ class IndexJobService:
         """Return the key by which jobs of one owner are ordered: a lower priority waits so much longer, and no more."""
         return created + round((100 - priority) * self._serving.priority_seconds * 1e6)
 
-    def _require_writer(self, caller: Caller) -> None:
+    async def check(self, caller: Caller, request: IndexRequest) -> None:
+        """Check that a caller may write what a request says.
+
+        Raises:
+            Forbidden: the caller may not write, or its key may not use the project's model.
+            NotFound: a stored file, or the collection, does not exist.
+            Rejected: the request is invalid.
+        """
+        self.require_writer(caller)
+        request.check()
+        await self._require_there(caller.key or "", request)
+
+    def require_writer(self, caller: Caller) -> None:
+        """Require that a caller may write.
+
+        Raises:
+            Forbidden: it may not, or its key may not use the project's model.
+        """
         serving, model = self._serving, self._bed.model
         tier = serving.tiers.get(caller.tier)
         if not (caller.admin or (tier is not None and tier.write)):
