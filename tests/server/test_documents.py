@@ -9,7 +9,7 @@ import pytest
 from tests.server.conftest import Running, create_key, write_project
 from tests.server.processes import eventually
 
-from flowbed.server.app import indexing
+from flowbed.server.app import working
 from flowbed.services.documents.service import AT_ONCE_CHARACTERS
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Indexing(Running):
 
     async def _start(self) -> str:
         url = await super()._start()
-        await self._stack.enter_async_context(indexing(self.service))
+        await self._stack.enter_async_context(working(self.app, self.service))
         return url
 
 
