@@ -25,14 +25,12 @@ from flowbed.aws.machines import FUNCTION, definition
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flowbed.testing.aws import Emulator
-
 PATIENCE = 240.0  # s: a loaded machine starts a dozen processes in one
-SOURCES = Path(flowbed.__file__).parent.parent
+SOURCES, ROOT = Path(flowbed.__file__).parent.parent, Path(__file__).parent.parent.parent
 # As AWS starts a custom runtime; a function with Python's own would raise every error under one name in the emulator.
 BOOTSTRAP = f"""#!/bin/sh
-export PYTHONPATH={SOURCES}
-cd "$LAMBDA_TASK_ROOT" && exec {sys.executable} -m awslambdaric "$_HANDLER"
+export PYTHONPATH={SOURCES}:{ROOT}
+cd "$LAMBDA_TASK_ROOT" && exec {sys.executable} -m ${{RUNTIME:-awslambdaric}} "$_HANDLER"
 """
 ROLE = json.dumps(
     {
@@ -46,13 +44,18 @@ ROLE = json.dumps(
 
 
 class Functions:
-    """The functions and machines of one package; `variables` are in the environment of each."""
+    """The functions and machines of one package; `variables` are in the environment of every function."""
 
     def __init__(
-        self, aws: Emulator, *, account: Mapping[str, str], settings: str, variables: Mapping[str, str]
+        self,
+        *,
+        account: Mapping[str, str],
+        settings: str,
+        variables: Mapping[str, str],
+        own: Mapping[str, Mapping[str, str]],
     ) -> None:
-        """Create nothing yet."""
-        self._aws, self._account, self._variables = aws, account, dict(variables)
+        """Create nothing yet; `own` are variables of single functions."""
+        self._account, self._variables, self._own = account, dict(variables), own
         self._code = _zipped(settings)
         self.arns: dict[str, str] = {}
         self.machines: dict[str, str] = {}
@@ -80,7 +83,7 @@ class Functions:
             Code={"ZipFile": self._code},
             Timeout=timeout,
             MemorySize=1_024,
-            Environment={"Variables": {**self._variables, **variables}},
+            Environment={"Variables": {**self._variables, **self._own.get(name, {}), **variables}},
         )
         self.arns[name] = made["FunctionArn"]
         return self.arns[name]

@@ -1,0 +1,41 @@
+"""AWS's runtime client for a function that is killed at a point of the data flow, once.
+
+    KILL_AT=index.merged KILL_MARKS=folder python -m tests.support.lambda_runtime flowbed.aws.handlers.embedder.handler
+
+Claims of a killed function end after CLAIM_SECONDS: its sandbox is gone, and nobody else can know that it is dead.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+from flowbed import telemetry
+from flowbed.lanes import claims
+from flowbed.testing.faults import die
+
+
+def arm(point: str, mark: Path) -> None:
+    """Kill this process when it reaches a point, unless an earlier one has been killed there."""
+
+    def reached(at: str, facts: object) -> None:
+        if at == point and not mark.exists():
+            mark.touch()
+            die()
+
+    telemetry.listen(reached)
+
+
+def main() -> None:
+    """Serve a handler."""
+    claims.CLAIM = int(float(os.environ.get("CLAIM_SECONDS", "60")) * 1e6)
+    if point := os.environ.get("KILL_AT"):
+        arm(point, Path(os.environ["KILL_MARKS"]) / f"{sys.argv[1]} {point}")
+    sys.argv[0] = "awslambdaric"
+    runpy.run_module("awslambdaric", run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
