@@ -53,6 +53,8 @@ LEDGER = {
     ],
     "Resource": [f"arn:aws:dynamodb:*:*:table/{TABLE}", f"arn:aws:dynamodb:*:*:table/{TABLE}/index/*"],
 }
+# AWS asks for the four of PartiQL only; the emulator asks for the name of the call, which names no table.
+STATEMENTS = {"Effect": "Allow", "Action": "dynamodb:BatchExecuteStatement", "Resource": "*"}
 STREAMING = ("GetRecords", "GetShardIterator", "DescribeStream", "ListStreams")
 RECEIVING = (
     "ReceiveMessage",
@@ -159,9 +161,9 @@ def deploy(
     running = Running(functions=functions, folder=operator, options=options)
     running.work(lambda bed: bed.dead_letters())  # creates the table
     for name in ("data_fetcher", "find_unembedded", "submit_openai", "list_pending", "line_polling"):
-        functions.create(name, STORE, LEDGER)
+        functions.create(name, STORE, LEDGER, STATEMENTS)
     for name in ("find_receipts_realtime", "process_receipt_realtime"):
-        functions.create(name, STORE, LEDGER)
+        functions.create(name, STORE, LEDGER, STATEMENTS)
     for name, queue in (("embedder", "batches"), ("compaction", "compaction")):
         running.queues[queue] = functions.queue(queue, VisibilityTimeout=str(visibility))
         receiving = {
@@ -169,7 +171,7 @@ def deploy(
             "Action": [f"sqs:{each}" for each in RECEIVING],
             "Resource": running.queues[queue][1],
         }
-        functions.create(name, STORE, LEDGER, receiving)
+        functions.create(name, STORE, LEDGER, STATEMENTS, receiving)
     url, arn = running.queues["compaction"]
     stream = functions.client("dynamodb").describe_table(TableName=TABLE)["Table"]["LatestStreamArn"]
     functions.create(

@@ -111,9 +111,7 @@ def connect(place: Place) -> Send:
         from boto3.session import Session
         from botocore.config import Config
     except ModuleNotFoundError as error:
-        raise Misconfigured(
-            f"the ledger {place.url} needs the extra `aws`: pip install 'flowbed[aws]'"
-        ) from error
+        raise Misconfigured(f"{place.name} needs the extra `aws`: pip install 'flowbed[aws]'") from error
     config = Config(
         retries={"total_max_attempts": 1, "mode": "standard"},  # they are repeated here
         connect_timeout=_CONNECT,

@@ -53,12 +53,18 @@ class Unfit(Misconfigured):
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Which table: its name, and what boto3 would otherwise take from its own settings."""
+    """Which table: its name, and what boto3 would otherwise take from its own settings; `called` is for messages."""
 
     table: str
     region: str = ""
     endpoint: str = ""
     profile: str = ""
+    called: str = "ledger"
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"the {self.called} {self.url}"
 
     @property
     def url(self) -> str:
@@ -77,31 +83,31 @@ def meaning(error: Exception, place: Place) -> Exception:
         (
             (exceptions.NoCredentialsError, exceptions.PartialCredentialsError),
             lambda: Misconfigured(
-                f"no credentials for the ledger {place.url} were found; set AWS_ACCESS_KEY_ID and"
+                f"no credentials for {place.name} were found; set AWS_ACCESS_KEY_ID and"
                 " AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where a role provides them"
             ),
         ),
         (
             exceptions.NoRegionError,
             lambda: Misconfigured(
-                f"the region of the ledger {place.url} is not known: write dynamodb://{place.table}?region=eu-west-1,"
+                f"the region of {place.name} is not known: write dynamodb://{place.table}?region=eu-west-1,"
                 " or set AWS_REGION"
             ),
         ),
         (
             (exceptions.EndpointConnectionError, exceptions.ConnectTimeoutError),
             lambda: Waits(
-                f"the ledger {place.url} cannot be reached: check the network, the region and the endpoint; nothing is"
+                f"{place.name} cannot be reached: check the network, the region and the endpoint; nothing is"
                 " lost, run again"
             ),
         ),
         (
             (exceptions.HTTPClientError, exceptions.ConnectionError),
-            lambda: Unanswered(f"the ledger {place.url} did not answer"),
+            lambda: Unanswered(f"{place.name} did not answer"),
         ),
         (
             (exceptions.BotoCoreError, ValueError),
-            lambda: Misconfigured(f"the ledger {place.url} cannot be used: {error}"),
+            lambda: Misconfigured(f"{place.name} cannot be used: {error}"),
         ),
     ]
     return next((made() for kind, made in meanings if isinstance(error, kind)), error)
@@ -115,13 +121,13 @@ def refusal(response: Mapping[str, Any], place: Place) -> Exception:
         code = next(iter(reasons & _THROTTLED), "") if "ConditionalCheckFailed" not in reasons else ""
         code = code or "ConditionalCheckFailedException"
     if code in _UNKNOWN or response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= _FAULT:
-        return Unanswered(f"the ledger {place.url} answered {code}")
+        return Unanswered(f"{place.name} answered {code}")
     return refused(code, message, place)
 
 
 def refused(code: str, message: str, place: Place) -> Exception:
     """Return what the code of a request, or of one statement of many, means."""
-    where = f"the ledger {place.url}"
+    where = place.name
     if code in _THROTTLED:
         return Waits(
             f"{where} is throttled ({code}): its table gets more requests than its capacity; run again, or raise its"

@@ -1,4 +1,4 @@
-"""Receipts from OCR: one per line, or one per file."""
+"""Receipts from OCR: one per line, or one per file, or in the items of a table of DynamoDB."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def open_receipts(
     clock: Callable[[], int],
     token: str = "",
 ) -> Source:
-    """Open receipts: a file, a folder of `*.jsonl` and `*.json`, or a pattern.
+    """Open receipts: a file, a folder of `*.jsonl` and `*.json`, a pattern, or a table (`dynamodb://table`).
 
     With the option `places`, Google Places is asked for merchants that nothing else names; `token` is its key,
     `places_calls` the most calls of one fetch, `places_url` another address of it.
@@ -31,6 +31,10 @@ def open_receipts(
     Raises:
         Misconfigured: an option is unknown or invalid.
     """
+    if location.startswith("dynamodb://"):
+        from flowbed.sources.receipts.table import open_table
+
+        return open_table(location, options=options, clock=clock)
     from flowbed.sources.lines import Lines
     from flowbed.sources.receipts.places import ADDRESS, PLACES, Places
     from flowbed.sources.receipts.reading import read_receipt, receipt_identity
