@@ -46,7 +46,9 @@ def items_of(record: Mapping[str, Any], *, status: str = "NONE") -> Iterator[dic
     }
     if merchant := record.get("merchant_name"):
         yield {
-            **_strings(PK=f"IMAGE#{image}", SK=f"{receipt}#PLACE", TYPE="RECEIPT_PLACE", merchant_name=merchant),
+            **_strings(
+                PK=f"IMAGE#{image}", SK=f"{receipt}#PLACE", TYPE="RECEIPT_PLACE", merchant_name=merchant
+            ),
             **_strings(GSI1PK=f"MERCHANT#{merchant.upper()}", GSI1SK=path, GSI4PK=path, GSI4SK="1_PLACE"),
         }
     for line in record["lines"]:
