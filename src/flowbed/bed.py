@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flowbed.events.stages import CommitReport
     from flowbed.index.active_space import Live
     from flowbed.index.compaction import Compaction, VectorIndex
+    from flowbed.index.projection import Projection
     from flowbed.index.search import Mode, Order
     from flowbed.index.search.fields import Fields
     from flowbed.index.search.hits import Unit
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from flowbed.maintenance.forget.erase import Places
     from flowbed.maintenance.gc import Collected
     from flowbed.maintenance.inspect import BedStatus, Reason, SourceStatus
+    from flowbed.maintenance.report import ProjectReport
     from flowbed.maintenance.verify import Verified
     from flowbed.pipeline import ConfiguredSource
     from flowbed.pipeline.importing import Imported
@@ -991,6 +993,41 @@ class Flowbed(OpenProject):
         from flowbed.pipeline.rollback import release
 
         return await release(self._context(), await self._live(collection))
+
+    async def map(self, collection: str, *, points: int = 100_000) -> Projection:
+        """Project the vectors of a collection onto a plane; of more than `points` rows a sample is drawn.
+
+        Raises:
+            NotFound: there is no such collection, or it has no rows.
+        """
+        from flowbed.index.projection.reading import project
+
+        return await project(await self._live(collection), self.reader(), most=points)
+
+    async def map_rows(
+        self, projection: Projection, points: Sequence[int] | None = None
+    ) -> list[IndexedText]:
+        """Read the rows of some points of a map, or of all.
+
+        Raises:
+            NotFound: a point is not one of the map's.
+        """
+        from flowbed.index.projection.reading import texts_at
+
+        return await texts_at(projection, range(len(projection.points)) if points is None else points)
+
+    async def report(self) -> ProjectReport:
+        """Gather how well the project is, how fresh, what it costs and how it grows; `flowbed report` writes it."""
+        from flowbed.maintenance.report import report
+
+        return await report(
+            self._context(),
+            name=self.folder.absolute().name,
+            at=process.now(),
+            diagnosis=await self.doctor(),
+            sources=await self.sources(),
+            schedule=await self.schedule(),
+        )
 
     async def publish(self, collection: str | None = None, *, reconcile: bool = False) -> PublishReport:
         """Publish the newest version of a collection, or of all, to every publication of the settings that has it.

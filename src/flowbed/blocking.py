@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flowbed.events.schedule import Due
     from flowbed.events.stages import CommitReport
     from flowbed.index.compaction import Compaction, VectorIndex
+    from flowbed.index.projection import Projection
     from flowbed.index.search import Mode, Order
     from flowbed.index.search.fields import Fields
     from flowbed.index.search.hits import Unit
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from flowbed.maintenance.forget import Forgettable, Receipt
     from flowbed.maintenance.gc import Collected
     from flowbed.maintenance.inspect import BedStatus, Reason, SourceStatus
+    from flowbed.maintenance.report import ProjectReport
     from flowbed.maintenance.verify import Verified
     from flowbed.pipeline.importing import Imported
     from flowbed.pipeline.producer_deltas import DeltasAdded
@@ -736,6 +738,26 @@ class Blocking:
     def release(self, collection: str) -> Released:
         """Commit the runs that rollbacks of a collection reverted, without embedding anything."""
         return self._wait(self._bed.release(collection))
+
+    def map(self, collection: str, *, points: int = 100_000) -> Projection:
+        """Project the vectors of a collection onto a plane; of more than `points` rows a sample is drawn.
+
+        Raises:
+            NotFound: there is no such collection, or it has no rows.
+        """
+        return self._wait(self._bed.map(collection, points=points))
+
+    def map_rows(self, projection: Projection, points: Sequence[int] | None = None) -> list[IndexedText]:
+        """Read the rows of some points of a map, or of all.
+
+        Raises:
+            NotFound: a point is not one of the map's.
+        """
+        return self._wait(self._bed.map_rows(projection, points))
+
+    def report(self) -> ProjectReport:
+        """Gather how well the project is, how fresh, what it costs and how it grows; `flowbed report` writes it."""
+        return self._wait(self._bed.report())
 
     def publish(self, collection: str | None = None, *, reconcile: bool = False) -> PublishReport:
         """Publish the newest version of a collection, or of all, to every publication of the settings that has it.

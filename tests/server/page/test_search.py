@@ -187,3 +187,20 @@ def test_search_box_is_reached_by_keyboard(page: Page, keys: tuple[str, ...]) ->
     else:
         page.locator("body").press("Tab")
         expect(page.get_by_role("link", name="Skip to content")).to_be_attached()
+
+
+def test_search_goes_on_page_by_page_and_to_rows_like_a_hit(page: Page) -> None:
+    """No row comes twice, and the address keeps what was asked."""
+    open_view(page, "search?q=sentence+7+about+keys")
+    page.get_by_role("button", name="Show more").click()
+    expect(page.locator(".hit")).to_have_count(20)
+    ids = page.locator(".hit .title .mono").all_inner_texts()
+    assert len(set(ids)) == 20
+    page.locator(".hit").first.get_by_role("button", name="More like this").click()
+    expect(page.locator(".chip.set")).to_have_text("like docs#d7#00000×")
+    page.reload()
+    expect(page.locator(".hit")).to_have_count(10)
+    page.locator(".hit").first.get_by_role("button", name="Why this hit").click()
+    expect(page.locator(".hit .why").first).to_contain_text("to that of docs#d7#00000")
+    page.get_by_role("button", name="Search by a text again").click()
+    expect(page.get_by_role("searchbox", name="Query")).to_be_focused()

@@ -222,3 +222,17 @@ def test_spend_shows_planned_against_billed(page: Page, shown: Slowed) -> None:
     expect(page.get_by_role("region", name="Spend by day").get_by_role("row")).to_have_count(4)
     open_view(page, "collections/docs")
     expect(page.locator(".facts").first).to_contain_text("$0.75")
+
+
+def test_work_shows_a_job_and_cancels_it_in_two_steps(page: Page, shown: Slowed) -> None:
+    body = {"collection": "jobs", "texts": [{"id": "one", "text": "one text"}]}
+    job = shown.call("POST", "/v1/jobs", body).json
+    open_view(page, "work")
+    row = page.get_by_role("region", name="Jobs").get_by_role("row", name=re.compile(job["id"][:16]))
+    expect(row).to_contain_text("queued")
+    expect(row.get_by_role("progressbar")).to_have_attribute("value", "0")
+    row.get_by_role("button", name="Cancel").click()
+    page.get_by_role("dialog").get_by_role("button", name="Leave it").click()
+    row.get_by_role("button", name="Cancel").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
+    expect(row).to_contain_text("cancelling")  # which a worker does

@@ -20,8 +20,8 @@ export function whereOf(conditions) {
 /** Read a value as a person typed it: a number or a truth value where the field has those. */
 export function valueOf(text, types) {
   const trimmed = text.trim();
-  if (types.some((type) => ["int", "float", "number", "integer"].includes(type)) && trimmed !== "" && Number.isFinite(Number(trimmed))) return parse(trimmed);
-  if (types.some((type) => ["bool", "boolean"].includes(type)) && ["true", "false"].includes(trimmed)) return trimmed === "true";
+  if (types.some((type) => type === "number") && trimmed !== "" && Number.isFinite(Number(trimmed))) return parse(trimmed);
+  if (types.some((type) => type === "boolean") && ["true", "false"].includes(trimmed)) return trimmed === "true";
   return text;
 }
 

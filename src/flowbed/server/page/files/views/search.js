@@ -10,6 +10,7 @@ import { highlighted, wordsIn } from "../highlight.js";
 
 const MODES = [["vector", "by meaning"], ["text", "by words"], ["hybrid", "by both"]];
 const SCORES = { vector: "Cosine similarity", text: "BM25", hybrid: "What the ranks by meaning and by words give" };
+const ORDERS = [["score", "best first"], ["newest", "newest first"], ["oldest", "oldest first"]];
 const LIMITS = [10, 20, 50, 100];
 const VALUES = 50; // of a field that are offered
 // What a hit says of itself elsewhere, and positions that only programs need.
@@ -22,6 +23,7 @@ export async function show(root, { params, signal, session }) {
     query: params.get("q") ?? "", collection: params.get("c") ?? "", unit: params.get("unit") === "document" ? "document" : "chunk",
     limit: LIMITS.includes(Number(params.get("n"))) ? Number(params.get("n")) : 10, conditions: read(params.get("f")),
     mode: MODES.some(([mode]) => mode === params.get("mode")) ? params.get("mode") : "vector",
+    order: ORDERS.some(([order]) => order === params.get("order")) ? params.get("order") : "score", like: params.get("like") ?? "",
   };
   if (state.collection && !collections.some((each) => each.name === state.collection)) state.collection = "";
   const fields = new Fields(signal);
@@ -34,21 +36,23 @@ export async function show(root, { params, signal, session }) {
   let running = null;
 
   const choose = (label, name, options, value) => h("label", {}, label, h("select", {
-    name, "aria-label": label ? undefined : "How to search", onchange: (event) => { state[name] = name === "limit" ? Number(event.target.value) : event.target.value; changed(name); },
+    name, "aria-label": label ? undefined : { mode: "How to search", order: "Order" }[name], onchange: (event) => { state[name] = name === "limit" ? Number(event.target.value) : event.target.value; changed(name); },
   }, options.map(([key, text]) => h("option", { value: key, selected: String(key) === String(value) }, text))));
 
   function changed(name) {
     if (name === "collection") drawChips();
     save();
-    if (query.value.trim()) search();
+    if (state.like || query.value.trim()) search({ like: state.like });
   }
 
   function save() {
     const kept = new URLSearchParams();
-    if (state.query) kept.set("q", state.query);
+    if (state.like) kept.set("like", state.like);
+    else if (state.query) kept.set("q", state.query);
     if (state.collection) kept.set("c", state.collection);
     if (state.unit !== "chunk") kept.set("unit", state.unit);
     if (state.limit !== 10) kept.set("n", state.limit);
+    if (state.order !== "score") kept.set("order", state.order);
     if (state.mode !== "vector") kept.set("mode", state.mode);
     if (state.conditions.length) kept.set("f", write(state.conditions));
     remember("search", [], kept);
@@ -68,7 +72,14 @@ export async function show(root, { params, signal, session }) {
         drawChips();
         changed("conditions");
       } }, "×")));
-    fill(chips, set, h("button", { type: "button", class: "quiet", "aria-expanded": String(adding), onclick: () => drawChips({ adding: !adding }) }, adding ? "Cancel" : "+ Condition"));
+    const like = state.like && h("span", { class: "chip set" }, "like ", short(state.like, 60), h("button", { type: "button", "aria-label": "Search by a text again", onclick: () => {
+      state.like = "";
+      drawChips();
+      fill(results);
+      save();
+      query.focus();
+    } }, "×"));
+    fill(chips, like, set, h("button", { type: "button", class: "quiet", "aria-expanded": String(adding), onclick: () => drawChips({ adding: !adding }) }, adding ? "Cancel" : "+ Condition"));
     if (adding) fields.of(state.collection).then((known) => {
       const form = adder(known, condition);
       chips.append(form);
@@ -78,15 +89,17 @@ export async function show(root, { params, signal, session }) {
 
   function body() {
     return {
-      query: state.query, ...(state.collection && { collection: state.collection }),
+      ...(state.like ? { like: state.like } : { query: state.query }), ...(state.collection && { collection: state.collection }),
       ...(state.conditions.length && { where: whereOf(state.conditions) }), limit: state.limit,
-      ...(state.unit === "document" && { unit: "document" }), ...(state.mode !== "vector" && { mode: state.mode }),
+      ...(state.unit === "document" && { unit: "document" }), ...(state.mode !== "vector" && !state.like && { mode: state.mode }),
+      ...(state.order !== "score" && { order: state.order }),
     };
   }
 
-  async function search() {
+  async function search({ like = "" } = {}) {
     state.query = query.value.trim();
-    if (!state.query) { query.focus(); return; }
+    if (state.like !== like) { state.like = like; drawChips(); }
+    if (!state.query && !like) { query.focus(); return; }
     save();
     running?.abort();
     const mine = running = new AbortController();
@@ -100,7 +113,7 @@ export async function show(root, { params, signal, session }) {
       fill(results, drawn(found, performance.now() - began));
     } catch (error) {
       if (mine !== running) return;
-      fill(results, mine.signal.aborted ? h("p", { class: "empty" }, "Stopped.") : h("div", { class: "problem", role: "alert" }, h("p", {}, prose(error.message)), h("button", { type: "button", onclick: search }, "Try again")));
+      fill(results, mine.signal.aborted ? h("p", { class: "empty" }, "Stopped.") : h("div", { class: "problem", role: "alert" }, h("p", {}, prose(error.message)), h("button", { type: "button", onclick: () => search({ like }) }, "Try again")));
     } finally {
       clearTimeout(slow);
       if (mine === running) {
@@ -120,9 +133,30 @@ export async function show(root, { params, signal, session }) {
         asCode(body(), session)),
       found.warnings.map((each) => h("p", { class: "note" }, badge("note", "waiting"), " ", prose(each))),
       found.hits.length
-        ? h("ol", { class: "hits" }, found.hits.map((hit, place) => drawHit(hit, { place, best, state, condition, signal, versions: found.versions })))
+        ? listed(found, best)
         : h("p", { class: "empty" }, "Nothing found. Fewer conditions or other words may help."),
     ];
+  }
+
+  function listed(found, best) {
+    const asked = body();
+    const list = h("ol", { class: "hits" });
+    const more = h("div", { class: "row" });
+    let place = 0;
+    function add(page) {
+      list.append(...page.hits.map((hit) => drawHit(hit, { place: place++, best, state, condition, signal, versions: page.versions, alike: (id) => search({ like: id }) })));
+      fill(more, page.next && h("button", { type: "button", onclick: (event) => next(event.currentTarget, page.next) }, "Show more"));
+    }
+    async function next(button, cursor) {
+      button.disabled = true;
+      try {
+        add(await post("/v1/search", { ...asked, cursor }, signal));
+      } catch (error) {
+        if (!signal.aborted) fill(more, h("p", { class: "problem", role: "alert" }, prose(error.message)));
+      }
+    }
+    add(found);
+    return [list, more];
   }
 
   const go = h("button", { class: "primary", type: "submit" }, "Search");
@@ -135,12 +169,12 @@ export async function show(root, { params, signal, session }) {
     choose("in", "collection", [["", "all collections"], ...collections.map((each) => [each.name, `${each.name} (${number(each.rows)})`])], state.collection),
     choose("", "mode", MODES, state.mode),
     choose("each hit is a", "unit", [["chunk", "passage"], ["document", "document"]], state.unit),
-    choose("show", "limit", LIMITS.map((each) => [each, each]), state.limit), chips));
+    choose("show", "limit", LIMITS.map((each) => [each, each]), state.limit), choose("", "order", ORDERS, state.order), chips));
   drawChips();
   fill(root, h("h1", { class: "hidden" }, "Search"), h("div", { class: "panel" }, form), results);
   if (!collections.length) {
     fill(results, h("div", { class: "panel" }, h("h2", {}, "Nothing is indexed yet"), h("p", {}, "Name a source and run once; this page then searches it."), h("pre", {}, "flowbed add handbook files handbook\nflowbed run")));
-  } else if (state.query) await search();
+  } else if (state.query || state.like) await search({ like: state.like });
   return () => running?.abort();
 }
 
@@ -173,20 +207,10 @@ class Fields {
   }
 }
 
-/** Read the fields of a collection off some of its rows. */
+/** Read which metadata a collection has, and its common values. */
 async function fieldsOf(collection, signal) {
-  const { rows } = await post(`/v1/collections/${encodeURIComponent(collection)}/rows`, { limit: 200 }, signal);
-  const found = new Map();
-  for (const row of rows) {
-    for (const [name, value] of Object.entries(row.metadata)) {
-      if (value === null || name.startsWith("$")) continue;
-      const field = found.get(name) ?? { name, types: new Set(), values: new Map() };
-      field.types.add({ string: "text", boolean: "bool" }[typeof value] ?? "number");
-      field.values.set(value, (field.values.get(value) ?? 0) + 1);
-      found.set(name, field);
-    }
-  }
-  return [...found.values()].map((each) => ({ ...each, types: [...each.types], values: [...each.values] }));
+  const { fields } = await get(`/v1/collections/${encodeURIComponent(collection)}/fields?values=${VALUES}`, signal);
+  return fields.map((each) => ({ name: each.name, types: Object.keys(each.types), values: each.values.map(({ value, rows }) => [value, rows]) }));
 }
 
 function adder(fields, add) {
@@ -215,7 +239,7 @@ function adder(fields, add) {
   h("button", { type: "button", onclick: submit }, "Add"));
 }
 
-function drawHit(hit, { place, best, state, condition, signal, versions }) {
+function drawHit(hit, { place, best, state, condition, signal, versions, alike }) {
   const words = wordsIn(state.query);
   const more = h("div", { class: "why", hidden: true });
   const text = h("p", { class: `text${hit.document.length > CUT ? " cut" : ""}` }, highlighted(hit.document, words, hit.highlights));
@@ -253,6 +277,7 @@ function drawHit(hit, { place, best, state, condition, signal, versions }) {
     h("div", { class: "row actions-of" },
       h("button", { type: "button", class: "quiet", "aria-expanded": "false", onclick: open("why", () => why(hit, place, words, state, versions, signal)) }, "Why this hit"),
       h("button", { type: "button", class: "quiet", "aria-expanded": "false", onclick: open("around", () => around(hit, words, signal)) }, "In its document"),
+      h("button", { type: "button", class: "quiet", onclick: () => alike(hit.id) }, "More like this"),
       address && link(address, "Open the place"))),
     more);
 }
@@ -276,6 +301,7 @@ async function why(hit, place, words, state, versions, signal) {
 function explained(hit, place, words, state) {
   const among = `Of all passages${state.conditions.length ? " that fulfil the conditions" : ""}`;
   const nth = place ? `${place + 1}. best` : "best";
+  if (state.like) return `${among}, its vector is the ${place ? `${place + 1}. nearest` : "nearest"} to that of ${state.like}: the cosine of the angle between them is ${hit.score.toFixed(4)}.`;
   if (state.mode === "text") return `${among}, it is the ${nth} by its words: it has ${quoted(hit.matched)}, and rare words count more (BM25 ${hit.score.toFixed(3)}).`;
   if (state.mode === "hybrid") {
     const ranked = Object.entries(hit.scores ?? {}).map(([name, score]) => `${score.toFixed(3)} by ${name === "text" ? "words" : "meaning"}`).join(" and ");
@@ -317,10 +343,10 @@ function curl(body, session) {
   return `curl ${location.origin}/v1/search -H 'content-type: application/json'${key} \\\n  -d ${quoted(write(body))}`;
 }
 
-function python({ query, ...options }) {
+function python({ query, like, ...options }) {
   const literal = (value) => value === null ? "None" : value === true ? "True" : value === false ? "False"
     : Array.isArray(value) ? `[${value.map(literal).join(", ")}]`
       : typeof value === "object" ? `{${Object.entries(value).map(([name, each]) => `${JSON.stringify(name)}: ${literal(each)}`).join(", ")}}` : write(value);
   const named = Object.entries(options).map(([name, value]) => `, ${name}=${literal(value)}`).join("");
-  return `import flowbed\n\nwith flowbed.open() as bed:  # the project in the current folder\n    for hit in bed.search(${JSON.stringify(query)}${named}):\n        print(hit.score, hit.id, hit.document)`;
+  return `import flowbed\n\nwith flowbed.open() as bed:  # the project in the current folder\n    for hit in bed.search(${like === undefined ? `${JSON.stringify(query)}` : `like=${JSON.stringify(like)}`}${named}):\n        print(hit.score, hit.id, hit.document)`;
 }
