@@ -1026,7 +1026,7 @@ class Flowbed(OpenProject):
             at=process.now(),
             diagnosis=await self.doctor(),
             sources=await self.sources(),
-            schedule=await self.schedule(),
+            schedule={name: (due.last, due.next) for name, due in (await self.schedule()).items()},
         )
 
     async def publish(self, collection: str | None = None, *, reconcile: bool = False) -> PublishReport:

@@ -13,7 +13,6 @@ from flowbed.index.versions import state, versions
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from flowbed.events.schedule import Due
     from flowbed.index.versions import State, Version
     from flowbed.lanes.contexts import IndexContext
     from flowbed.ledger import RunRow, Spent
@@ -42,7 +41,7 @@ class ProjectReport:
     """The facts of a report; `at` is microseconds since 1970.
 
     `chunks` counts by status, `letters` dead letters by cause (kind, owner, reason). `runs` are the newest, `days` what
-    was spent on each of the last days.
+    was spent on each of the last days, `schedule` when a watch fetched each source and will (0 if unknown).
     """
 
     at: int
@@ -52,7 +51,7 @@ class ProjectReport:
     letters: Mapping[tuple[str, str, str], int]
     collections: Sequence[CollectionReport]
     sources: Sequence[SourceStatus]
-    schedule: Mapping[str, Due]
+    schedule: Mapping[str, tuple[int, int]]
     runs: Sequence[RunRow]
     days: Sequence[Spent]
     by_source: Sequence[Spent]
@@ -66,7 +65,7 @@ async def report(
     at: int,
     diagnosis: Diagnosis,
     sources: Sequence[SourceStatus],
-    schedule: Mapping[str, Due],
+    schedule: Mapping[str, tuple[int, int]],
 ) -> ProjectReport:
     """Gather the facts; a collection that cannot be read says why."""
     ledger = context.ledger

@@ -117,9 +117,9 @@ def _freshness(report: ProjectReport) -> Markup:
     ]
     sources = []
     for each in report.sources:
-        due = report.schedule.get(each.name)
-        last = _time(due.last) if due and due.last else "by hand" if each.fetched else "never"
-        following = _time(due.next) if due and due.next else ""
+        fetched, due = report.schedule.get(each.name, (0, 0))
+        last = _time(fetched) if fetched else "by hand" if each.fetched else "never"
+        following = _time(due) if due else ""
         sources.append((each.name, last, following, f"{each.documents:,}"))
     return joined(
         [
