@@ -205,9 +205,7 @@ def test_collection_that_cannot_be_is_not_found(server: Indexing, collection: st
 
 def test_documents_need_a_key_that_may_write(tmp_path: Path) -> None:
     """A key of a tier without `write` reads documents, and writes none; the day's tokens are counted."""
-    settings = (
-        "[serve.tiers.default]\nwrite = false\n[serve.tiers.writer]\nwrite = true\ntokens_per_day = 30\n"
-    )
+    settings = "[serve.tiers.default]\nwrite = false\n[serve.tiers.writer]\nwrite = true\ntokens_per_day = 30\nembeddings_per_day = 2\n"
     folder = write_project(tmp_path / "project", settings)
     reader, writer = create_key(folder), create_key(folder, "writer", tier="writer")
     running = Running(folder)
@@ -222,5 +220,9 @@ def test_documents_need_a_key_that_may_write(tmp_path: Path) -> None:
         assert running.call("POST", "/v1/collections/notes/records", records, may_not).status == 403
         refused = running.call("PUT", path, {"text": TEA * 10}, may)
         assert (refused.status, refused.refused()["code"]) == (429, "insufficient_quota")
+        documents = [{"id": each, "text": each} for each in "ab"]
+        several = running.call("POST", "/v1/collections/notes/documents", {"documents": documents}, may)
+        assert (several.status, several.refused()["code"]) == (429, "insufficient_quota")
+        assert "embeddings a day" in several.refused()["message"]
     finally:
         running.close()

@@ -280,13 +280,23 @@ async def test_key_revoked_ends_its_files_and_quota_used_up_fails_the_rest(tmp_p
         assert await stores.statuses() == ["completed", "failed", "completed"]
         (failed,) = [row for row in await stores.rows() if row.status == "failed"]
         assert failed.code == "server_error"
-        assert "tokens" in failed.error
         assert await stores.indexed() == 2
+        assert "tokens" in failed.error
         await stores.attach("nine")
         await stores.service.bed.ledger.keys.revoke(stores.owner, at=1)
         assert await stores.work()
         assert await stores.statuses() == ["completed", "failed", "completed", "failed"]
         assert (await stores.rows())[-1].error == "The API key of the vector store was revoked."
+
+
+async def test_embeddings_of_a_day_used_up_fails_the_rest(tmp_path: Path) -> None:
+    """Each new chunk is one of the embeddings of the owner's day; one attached again is none."""
+    settings = "[serve.tiers.small]\nembeddings_per_day = 1\n"
+    async with opened(tmp_path, settings, tier="small") as stores:
+        await stores.attach("one text", "another text")
+        assert await stores.work()
+        assert await stores.statuses() == ["completed", "failed"]
+        assert "embeddings a day" in (await stores.rows())[1].error
 
 
 async def test_chunking_static_gives_chunks_of_that_size_with_their_overlap(tmp_path: Path) -> None:

@@ -27,12 +27,13 @@ def is_documents(source: str) -> bool:
 class WrittenDocument:
     """What the ledger says of a document: the ids of its chunks in order, and their tokens.
 
-    `unsent` tokens are of chunks that no worker has taken yet. `waiting` says that something is not committed yet.
-    `reason` says why a chunk was refused, empty if none was.
+    `unsent` tokens are of the `unsent_chunks` that no worker has taken yet. `waiting` says that something is not
+    committed yet. `reason` says why a chunk was refused, empty if none was.
     """
 
     chunks: tuple[str, ...] = ()
     tokens: int = 0
     unsent: int = 0
+    unsent_chunks: int = 0
     waiting: bool = False
     reason: str = ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from flowbed.chunking import Rules
-from flowbed.errors import NotFound, Rejected
+from flowbed.errors import NotFound
 from flowbed.pipeline import ConfiguredSource
 from flowbed.records.vector_stores import is_store
 from flowbed.records.written import WrittenDocument, documents_source
@@ -83,15 +83,19 @@ class DocumentService:
             return Put(job=(await self._jobs.create(caller, request))[0])
         await self._jobs.check(caller, request)
         held = sum(most_tokens(each.text) for each in request.documents)
-        self._quotas.hold(caller, held)
-        tokens = 0
+        taken = await self._quotas.take_embeddings(caller, request.cost())
+        tokens, chunks = 0, 0
         try:
-            async with self._alone(request.collection):
-                names = [each.id for each in request.documents]
-                problems, tokens = await self._write(caller, request)
-                return Put(documents=await self._views(request.collection, names, problems))
+            self._quotas.hold(caller, held)
+            try:
+                async with self._alone(request.collection):
+                    names = [each.id for each in request.documents]
+                    problems, tokens, chunks = await self._write(caller, request)
+                    return Put(documents=await self._views(request.collection, names, problems))
+            finally:
+                self._quotas.settle(caller, held=held, tokens=tokens)
         finally:
-            self._quotas.settle(caller, held=held, tokens=tokens)
+            self._quotas.settle_embeddings(caller, taken=taken, made=chunks)
 
     async def get(self, collection: str, document: str) -> DocumentView:
         """Return a document.
@@ -156,8 +160,8 @@ class DocumentService:
             raise NotFound(f"Collection {collection} has no document {document[:80]!r}.", param="document")
         return found.chunks[0]
 
-    async def _write(self, caller: Caller, request: IndexRequest) -> tuple[dict[str, Problem], int]:
-        """Sync, embed and commit documents; return the problems by document, and the tokens that were new."""
+    async def _write(self, caller: Caller, request: IndexRequest) -> tuple[dict[str, Problem], int, int]:
+        """Sync, embed and commit documents; return the problems by document, and the tokens and chunks that are new."""
         source = documents_source(request.collection)
         rules = Rules(source=source, collections=(request.collection,), **request.chunking)
         parts = InputDocuments(request.documents, self._files, self._bed.store, owner=caller.key or "")
@@ -165,8 +169,9 @@ class DocumentService:
         problems = await steps.sync([ConfiguredSource(source=parts, rules=rules)])
         found = await steps.read(source, [each.id for each in request.documents])
         tokens = sum(each.unsent for each in found.values())
+        chunks = sum(each.unsent_chunks for each in found.values())
         await steps.embed([source])
-        return problems, tokens
+        return problems, tokens, chunks
 
     async def _remove(self, collection: str, documents: Sequence[str]) -> None:
         source = documents_source(collection)
@@ -249,17 +254,3 @@ class DocumentService:
 
 
 ABSENT = "it is not there"
-
-
-def require_ids(ids: Sequence[str], most: int = TOGETHER) -> None:
-    """Require that a request names not too many documents.
-
-    Raises:
-        Rejected: it does.
-    """
-    if len(ids) > most:
-        raise Rejected(
-            f"A request may name {most:,} documents, and this one names {len(ids):,}: send several.",
-            param="documents",
-            code="array_above_max_length",
-        )

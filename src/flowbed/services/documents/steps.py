@@ -122,6 +122,7 @@ def _with_chunk(before: WrittenDocument, row: ChunkRow) -> WrittenDocument:
         chunks=(*before.chunks, row.id),
         tokens=before.tokens + row.tokens,
         unsent=before.unsent + (row.tokens if row.status is Status.NONE else 0),
+        unsent_chunks=before.unsent_chunks + (row.status is Status.NONE),
         waiting=before.waiting or not (rejected or row.status is Status.SUCCESS),
         reason=before.reason or (row.error if rejected else ""),
     )

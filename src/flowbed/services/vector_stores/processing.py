@@ -119,7 +119,7 @@ class StoreProcessing:
         try:
             problems = await steps.sync(self._feeds(store, rows))
             before = await steps.read(source, names)
-            refused = self._charged(caller, rows, before)
+            refused = await self._charged(caller, rows, before)
             if refused:
                 await steps.sync([self._feed(store, [], gone=list(refused))])
             embedded = await steps.embed([source])
@@ -147,21 +147,25 @@ class StoreProcessing:
             log.warning("vector store %s waits: %s", store.id, embedded.stopped)
         return all(settled)
 
-    def _charged(
+    async def _charged(
         self, caller: Caller | None, rows: Sequence[VectorStoreFileRow], found: Mapping[str, WrittenDocument]
     ) -> dict[str, str]:
-        """Count the tokens of new files against the owner's quota; return why files do not fit."""
+        """Count the tokens and chunks of new files against the owner's quotas; return why files do not fit."""
         refused = {}
         for row in rows:
-            tokens = found[row.file].unsent if row.work == "attach" and row.file in found else 0
-            if caller is None or not tokens:
+            new = found.get(row.file) if row.work == "attach" else None
+            if caller is None or new is None or not new.unsent_chunks:
                 continue
             try:
-                self._quotas.hold(caller, tokens)
+                self._quotas.hold(caller, new.unsent)
+                try:
+                    await self._quotas.take_embeddings(caller, new.unsent_chunks)
+                except Exhausted:
+                    self._quotas.settle(caller, held=new.unsent, tokens=0)
+                    raise
+                self._quotas.settle(caller, held=new.unsent, tokens=new.unsent)
             except Exhausted as error:
                 refused[row.file] = str(error)
-            else:
-                self._quotas.settle(caller, held=tokens, tokens=tokens)
         return refused
 
     async def _settle(
