@@ -108,6 +108,17 @@ def test_docs_of_the_client_blocks_run(port: str) -> None:
     run_blocks(blocks("client.md", "python"), port)
 
 
+def test_docs_of_vector_stores_block_runs(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    scope = run_blocks(blocks("vector-stores.md", "python"), port)
+    assert capsys.readouterr().out.startswith("keys.md # Keys")
+    scope["client"].close()
+
+
+def test_docs_of_documents_block_runs(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run_blocks(blocks("documents.md", "python"), port)
+    assert capsys.readouterr().out == "Tea is served at four.\n"
+
+
 def test_docs_of_chroma_client_blocks_run(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     clients = [block for block in blocks("chroma.md", "python") if "flowbed.open" not in block]

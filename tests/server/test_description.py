@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -148,6 +150,17 @@ def test_openapi_document_lists_every_route_and_its_failures(description: dict[s
     for operation in described.values():
         assert "422" not in operation["responses"]
         assert operation["description"]
+
+
+def test_table_of_tldw_names_routes_that_are_there(description: dict[str, Any]) -> None:
+    """Each of our routes in the second column is one of the document."""
+    page = (Path(__file__).parent.parent.parent / "docs" / "migrating-from-tldw.md").read_text("utf-8")
+    ours = [line.split("|")[2] for line in page.splitlines() if line.startswith("| `")]
+    paths = {re.sub(r"{\w+}", "{}", path) for path in description["paths"]}
+    named = re.findall(r"`(?:[A-Z]+ )?(/(?:v1|health|metrics)[^`]*)`", " ".join(ours))
+    named += re.findall(r"`[A-Z]+`, `[A-Z]+ (/v1[^`]*)`", " ".join(ours))
+    assert len(named) > 40
+    assert [path for path in named if re.sub(r"{\w+}", "{}", path) not in paths] == []
 
 
 def test_openapi_document_describes_embeddings_field_by_field(description: dict[str, Any]) -> None:

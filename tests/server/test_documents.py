@@ -205,7 +205,10 @@ def test_collection_that_cannot_be_is_not_found(server: Indexing, collection: st
 
 def test_documents_need_a_key_that_may_write(tmp_path: Path) -> None:
     """A key of a tier without `write` reads documents, and writes none; the day's tokens are counted."""
-    settings = "[serve.tiers.default]\nwrite = false\n[serve.tiers.writer]\nwrite = true\ntokens_per_day = 30\nembeddings_per_day = 2\n"
+    settings = (
+        "[serve.tiers.default]\nwrite = false\n[serve.tiers.writer]\nwrite = true\n"
+        "tokens_per_day = 30\nembeddings_per_day = 2\n"
+    )
     folder = write_project(tmp_path / "project", settings)
     reader, writer = create_key(folder), create_key(folder, "writer", tier="writer")
     running = Running(folder)
