@@ -31,5 +31,6 @@ async def test_depths_are_what_nobody_holds() -> None:
         "commit": (1, 60.0),
         "batch": (1, 50.0),
         "jobs": (1, 30.0),
+        **dict.fromkeys(("index-chunking", "index-embedding", "index-storing"), (0, 0.0)),
     }
     await ledger.close()

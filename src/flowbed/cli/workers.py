@@ -91,8 +91,10 @@ async def _served(bed: Flowbed, queues: set[str], stack: AsyncExitStack, hints: 
     """Open the services whose work is in these queues, and return their stages."""
     from flowbed.services.batches.jobs import QUEUE
     from flowbed.services.jobs.stage import PLACES, index_job_stages
+    from flowbed.services.vector_stores.stage import QUEUE as STORES
+    from flowbed.services.vector_stores.stage import VectorStoreWork
 
-    if not queues & {QUEUE, *PLACES}:
+    if not queues & {QUEUE, STORES, *PLACES}:
         return []
     from flowbed.server.api.batch_lines import HttpLineCodec
     from flowbed.services.batches.stage import BatchJobs, FileRetention
@@ -102,7 +104,9 @@ async def _served(bed: Flowbed, queues: set[str], stack: AsyncExitStack, hints: 
     batches: list[Stage] = (
         [BatchJobs(service, HttpLineCodec()), FileRetention(service)] if QUEUE in queues else []
     )
-    return [*batches, *(index_job_stages(service.index_jobs) if queues & PLACES.keys() else [])]
+    stores: list[Stage] = [VectorStoreWork(service.vector_stores.processing)] if STORES in queues else []
+    jobs = index_job_stages(service.index_jobs) if queues & PLACES.keys() else []
+    return [*batches, *stores, *jobs]
 
 
 async def _supervise(

@@ -70,7 +70,9 @@ class Embedders:
                 from flowbed.embedding.cache.memory import VectorMemory
 
                 memory = VectorMemory(limit=MEMORY_BYTES, ttl=MEMORY_SECONDS)
-                tiers = [memory, *self._disk_tier()]
+                # Redis comes last: it is what workers on other machines have in common with this one.
+                redis = self._shared_stack().redis_tier()
+                tiers = [memory, *self._disk_tier(), *([] if redis is None else [redis])]
                 self._cached = self._shared_stack().pipeline(self._with_fallbacks(self._config.model), tiers)
             return self._cached
 

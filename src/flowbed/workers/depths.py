@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowbed.lanes.claims import WAITING
+from flowbed.ledger.index_jobs import STAGES, HoldsIndexJobs
 from flowbed.services.batches.jobs import QUEUE as JOBS
+from flowbed.services.jobs.tasks import queue_of
 from flowbed.workers.pipeline import BATCH, COMMIT, EMBED
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ async def depths(ledger: Ledger, *, now: int) -> Mapping[str, Depth]:
         COMMIT: await _commit(ledger, now),
         BATCH: await _batch(ledger, now),
         JOBS: await _jobs(ledger, now),
+        **await _index_jobs(ledger, now),
     }
 
 
@@ -60,6 +63,20 @@ async def _commit(ledger: Ledger, now: int) -> Depth:
 
 async def _batch(ledger: Ledger, now: int) -> Depth:
     return _depth([row.created async for page in ledger.submissions.pages(live=True) for row in page], now)
+
+
+async def _index_jobs(ledger: Ledger, now: int) -> Mapping[str, Depth]:
+    if not isinstance(ledger, HoldsIndexJobs):
+        return {}
+    found = await ledger.index_jobs.depths(now=now)
+    return {
+        queue_of(stage): Depth(
+            waiting=found[stage].waiting, oldest_seconds=max(0.0, (now - found[stage].oldest) / 1e6)
+        )
+        if stage in found and found[stage].waiting
+        else Depth()
+        for stage in STAGES
+    }
 
 
 async def _jobs(ledger: Ledger, now: int) -> Depth:

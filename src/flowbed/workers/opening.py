@@ -43,6 +43,7 @@ QUEUES: Mapping[str, Limits] = {
     COMMIT: Limits(worker=2, partition=1),
     JOBS: Limits(worker=8),
     **{queue: Limits(worker=places) for queue, places in PLACES.items()},
+    STORES: Limits(worker=STORES_AT_ONCE),
     UPKEEP: Limits(worker=1),
 }
 # Seconds between two looks at queues that nobody waits for.

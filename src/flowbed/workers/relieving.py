@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from flowbed.ledger.index_jobs import HoldsIndexJobs
+
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from flowbed.ledger import Ledger
 
 
@@ -18,13 +22,17 @@ async def relieve(ledger: Ledger, worker: str) -> None:
         Transient: the ledger cannot be reached.
     """
     process = worker.rpartition("/")[0] + "/"
-    for name in sorted(await ledger.chunks.workers()):
-        if name.startswith(process):
-            await ledger.chunks.release(name)
-    for name in sorted(await ledger.submissions.workers()):
-        if name.startswith(process):
-            await ledger.submissions.release(name)
+    await _release(process, await ledger.chunks.workers(), ledger.chunks.release)
+    await _release(process, await ledger.submissions.workers(), ledger.submissions.release)
+    if isinstance(ledger, HoldsIndexJobs):
+        await _release(process, await ledger.index_jobs.workers(), ledger.index_jobs.release)
     async for page in ledger.jobs.pages():
         for row in page:
             if row.worker.startswith(process):
                 await ledger.jobs.save(replace(row, worker="", until=0), worker=row.worker)
+
+
+async def _release(process: str, names: set[str], release: Callable[[str], Awaitable[int]]) -> None:
+    for name in sorted(names):
+        if name.startswith(process):
+            await release(name)
