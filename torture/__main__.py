@@ -1,8 +1,8 @@
 """Kill processes at random moments, and run many on one project at once; nothing may be lost or doubled.
 
 Runs `kills`, `submissions` (the same, on the batch lane), `publishing` (of publications), `load`, or `crowd` (of
-publishers and readers); without arguments all of them. Each trial of
-kills prints its seed; `--seed` repeats that trial.
+publishers and readers); without arguments all of them. `workers` kills workers on three hosts, and needs root. Each
+trial of kills prints its seed; `--seed` repeats that trial.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torture.kills import BUCKET, Outcome, Trial
 from torture.load import load
 from torture.publishing import PublishingTrial
 from torture.submissions import SubmissionsTrial
+from torture.workers import WorkersTrial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +71,10 @@ def main(given: Sequence[str] | None = None) -> int:
             readers=arguments.processes,
         )
         failed |= not asyncio.run(crowded)
+    if arguments.what == "workers":
+        seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
+        trial = WorkersTrial(work / "workers", seed, arguments.chunks, minutes=arguments.minutes)
+        failed |= not asyncio.run(trial.carry_out())
     if failed:
         print(f"what is left of it: {work}", flush=True)
     else:
@@ -138,7 +143,10 @@ async def _trial(kind: str, seed: int, store: str, work: Path, *, kills: int, s3
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m torture", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=(*TRIALS, "load", "crowd"), help="by default all")
+    parser.add_argument(
+        "what", nargs="?", choices=(*TRIALS, "load", "crowd", "workers"), help="by default all but workers"
+    )
+    parser.add_argument("--chunks", type=int, default=6_000, help="of workers; 200,000 take an hour")
     parser.add_argument(
         "--kills", type=int, default=0, help=f"how many, by default {KILLS}; with --seed one trial's"
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import time
 from contextlib import AsyncExitStack
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
@@ -14,17 +16,20 @@ import typer
 from flowbed.cli.options import Common
 from flowbed.cli.output import note, say, say_json
 from flowbed.cli.project import DONE, INTERRUPTED, project_folder
-from flowbed.errors import Misconfigured, NotFound
+from flowbed.errors import Misconfigured, NotFound, Transient
 from flowbed.records.values import count
+from flowbed.workers.outage import Outage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from flowbed.bed import Flowbed
     from flowbed.ledger.workers import WorkerRow, Workers
     from flowbed.services.stages import Hints, Stage
     from flowbed.workers.depths import Depth
 
+# Seconds between attempts to start while the ledger cannot be reached.
+WAITS = (1.0, 2.0, 5.0, 10.0)
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="A queue of `flowbed workers list`.")]
 
@@ -61,8 +66,22 @@ def worker(
         await _work(common, bed, queues or [], concurrency, stop)
         return DONE
 
-    status = common.with_bed(worked)
+    status = _waited_for(lambda: common.with_bed(worked), ending=signals)
     return INTERRUPTED if signal.SIGINT in signals else status
+
+
+def _waited_for(work: Callable[[], int], *, ending: Sequence[int]) -> int:
+    """Work, again and again while the ledger cannot be reached at the start; later the worker itself waits."""
+    outage = Outage("the ledger", monotonic=time.monotonic)
+    waits = chain(WAITS, repeat(WAITS[-1]))
+    while True:
+        try:
+            return work()
+        except Transient as error:
+            if ending:
+                raise
+            outage.failed(error)
+            time.sleep(next(waits))
 
 
 async def _work(
