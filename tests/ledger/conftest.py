@@ -63,3 +63,28 @@ def delete_all(connection: sa.Connection) -> None:
             connection.execute(table.delete().where(facts.c.name != "id"))
         else:
             connection.execute(table.delete())
+
+
+# Tests of contracts that write hundreds of items one by one, which takes the emulator of DynamoDB seconds each.
+SLOW_IN_DYNAMODB = {
+    "test_add_concurrent_loses_nothing",
+    "test_claim_concurrent_gives_each_job_once",
+    "test_batches_lists_more_than_a_page",
+    "test_gathered_looks_up_many_texts_at_once",
+    "test_list_returns_up_to_the_limit",
+    "test_marks_lists_every_chunk_in_order",
+    "test_pages_abandoned_does_not_block_swap",
+    "test_pages_lists_every_unfinished_job",
+    "test_pages_lists_more_than_a_page",
+    "test_submitted_lists_more_than_a_page",
+    "test_swap_large_page_is_atomic",
+    "test_swap_racing_fetchers_lose_nothing",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave those to `make torture`."""
+    for item in items:
+        if item.path.name == "test_dynamodb_contract.py" and item.name in SLOW_IN_DYNAMODB:
+            item.add_marker(pytest.mark.long)

@@ -7,8 +7,11 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support.dynamodb import address
 
 from flowbed.ledger.dynamodb import open_dynamodb
+from flowbed.ledger.dynamodb.client import connect
+from flowbed.ledger.dynamodb.opening import place_of
 from flowbed.testing.ledger import (
     BatchesContract,
     CarryingContract,
@@ -32,20 +35,29 @@ from flowbed.testing.ledger import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from flowbed.ledger import Ledger
+    from flowbed.ledger.dynamodb.client import Send
     from flowbed.testing.aws import Emulator
 
+ACCOUNT = "300000000001"
 TABLES = count(1)
-pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="module")
+def send(aws: Emulator) -> Iterator[Send]:
+    """Send requests to the emulator, through one client for all tests: opening one takes longer than a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in aws.variables(account=ACCOUNT).items():
+            patch.setenv(name, value)
+        yield connect(place_of(address(aws, "any")))
 
 
 @pytest.fixture
-async def ledger(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    for name, value in aws.variables(account="300000000001").items():
-        monkeypatch.setenv(name, value)
-    return await open_dynamodb(
-        f"dynamodb://contract{next(TABLES)}?region=us-east-1", new_id=secrets.token_hex(16)
-    )
+async def ledger(aws: Emulator, send: Send) -> Ledger:
+    url = address(aws, f"contract{next(TABLES)}")
+    return await open_dynamodb(url, new_id=secrets.token_hex(16), send=send)
 
 
 class TestDocuments(DocumentsContract): ...

@@ -20,7 +20,7 @@ from flowbed.ledger.items.table import (
 from flowbed.ledger.text import is_unstorable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from flowbed.ledger.dynamodb.client import Client
     from flowbed.ledger.items.table import Delete, Item, Key, Operation
@@ -30,8 +30,8 @@ INDEX, INDEX_PARTITION, INDEX_SORT = "open", "G", "GS"
 TTL = "ttl"
 WRITTEN_TOGETHER = 25  # items in one request that writes unconditionally
 _KEYS = {PARTITION, SORT, INDEX_PARTITION, INDEX_SORT, TTL}
-# DynamoDB has one kind of number, and returns 3.0 as 3.
-_FLOATS = {"cost_usd", "seconds"}
+# DynamoDB has one kind of number, and returns 3.0 as 3: a fraction is a map of this one key.
+_FRACTION = "float"
 
 
 class DynamoTable:
@@ -212,32 +212,36 @@ def item_to(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def item_from(raw: Mapping[str, Any]) -> Item:
     """Return an item read from DynamoDB, with its key as `place`."""
-    item: Item = {name: value_from(name, value) for name, value in raw.items() if name not in _KEYS}
+    item: Item = {name: value_from(value) for name, value in raw.items() if name not in _KEYS}
     item["place"] = raw[PARTITION]["S"], raw[SORT]["S"]
     return item
 
 
+_WRITTEN: Mapping[type, Callable[[Any], dict[str, Any]]] = {
+    bool: lambda value: {"BOOL": value},
+    int: lambda value: {"N": str(value)},
+    float: lambda value: {"M": {_FRACTION: {"N": repr(value)}}},
+    bytes: lambda value: {"B": value},
+    list: lambda value: {"L": [value_to(each) for each in value]},
+    type(None): lambda _: {"NULL": True},
+}
+_READ: Mapping[str, Callable[[Any], Any]] = {
+    "N": int,
+    "M": lambda content: float(content[_FRACTION]["N"]),
+    "L": lambda content: [value_from(each) for each in content],
+    "NULL": lambda _: None,
+}
+
+
 def value_to(value: Any) -> dict[str, Any]:
     """Return a value in DynamoDB's words."""
-    if isinstance(value, str):
-        return {"S": str(value)}
-    if isinstance(value, bool):
-        return {"BOOL": value}
-    if isinstance(value, bytes):
-        return {"B": value}
-    if isinstance(value, list | tuple):
-        return {"L": [value_to(each) for each in value]}
-    return {"N": repr(value)}
+    return {"S": str(value)} if isinstance(value, str) else _WRITTEN[type(value)](value)
 
 
-def value_from(name: str, value: Mapping[str, Any]) -> Any:
+def value_from(value: Mapping[str, Any]) -> Any:
     """Return a value read from DynamoDB."""
     ((kind, content),) = value.items()
-    if kind == "N":
-        return float(content) if name in _FLOATS else int(content)
-    if kind == "L":
-        return [value_from("", each) for each in content]
-    return content
+    return _READ[kind](content) if kind in _READ else content
 
 
 def index_key(item: Mapping[str, Any]) -> tuple[str, str]:

@@ -37,7 +37,7 @@ async def enter(
     if not submission:
         return lambda one: one
     await parts.items.name(names_partition(submission), [(row.collection, row.id) for row in rows])
-    await Texts(parts).gather(submission, rows, until=until)
+    await Texts(parts).gather(rows, until=until)
     # What a worker claims after it has left others to the submission is not left to it yet.
     handed = await parts.table.get(handed_key(submission, worker)) is not None
     return lambda one: one._replace(taken=handed)

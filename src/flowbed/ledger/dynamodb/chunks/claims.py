@@ -56,7 +56,8 @@ class Claims:
         """Iterate over the ids of batches with a claimable chunk, oldest first."""
         await self._parts.documents.apply()
         finished = Status.SUCCESS in statuses
-        markers = await (self._parts.tallies.all() if finished else self._parts.tallies.markers())
+        tallies = self._parts.tallies
+        markers = await (tallies.all() if finished else tallies.current())
         if sources:
             markers = [each for each in markers if each.sources.intersection(sources)]
         named = [each for each in markers if not each.home.startswith(DELETIONS)]
@@ -233,8 +234,8 @@ class Claims:
     async def _claimable(
         self, markers: Sequence[Marker], statuses: Collection[Status], *, now: int, sources: Collection[str]
     ) -> list[Marker]:
-        """Return those of the batches that have a claimable chunk; close those that have finished."""
-        carried = {tally.submission for each in markers for tally in each.counts if tally.submission}
+        """Return those of the batches that have a claimable chunk."""
+        carried = {tally.decides for each in markers for tally in each.counts if tally.state == "P"}
         live = await self._parts.submissions.live(carried)
         known = {each.home: _is_known(each, statuses, sources, live) for each in markers}
         looked_at = [each for each in markers if known[each.home] is None]
@@ -245,9 +246,7 @@ class Claims:
                 one.row, statuses, now=now, sources=sources, live=live
             )
         for each in looked_at:
-            its = [one for one in stored if one.home == each.home]
-            finished = all(one.row.status is Status.SUCCESS for one in its)
-            if each.is_open and (finished or not each.unfinished):
+            if not each.agrees_with(one for one in stored if one.home == each.home):
                 await self._parts.tallies.recount(each.home)
         return [each for each in markers if known[each.home]]
 
@@ -298,8 +297,6 @@ def _is_known(
     marker: Marker, statuses: Collection[Status], sources: Collection[str], live: Collection[str]
 ) -> bool | None:
     """Return whether a batch has a claimable chunk, where its marker says it; None where its chunks have to be read."""
-    if marker.is_open and not marker.unfinished:
-        return None
     states = {tally.state for tally, number in marker.counts.items() if number > 0}
     if Status.SUCCESS not in statuses:
         states.discard("S")
@@ -308,7 +305,7 @@ def _is_known(
     if Status.NONE in statuses and "N" in states:
         return True
     claimed = {tally for tally, number in marker.counts.items() if number > 0 and tally.state == "P"}
-    waits = all(tally.submission in live for tally in claimed)
+    waits = all(tally.decides in live for tally in claimed)
     return False if waits and states <= {"P", "p"} else None
 
 

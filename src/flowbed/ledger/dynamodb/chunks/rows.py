@@ -181,14 +181,14 @@ def _from(value: Mapping[str, Any]) -> Any:
 
 
 class Tally(NamedTuple):
-    """What chunks of a batch are counted by: a collection, the letter of a state, and the submission they wait for.
+    """What chunks of a batch are counted by: a collection, the letter of a state, and what decides on them.
 
-    In a run, a PENDING chunk has the state `p`.
+    That is the submission of a PENDING chunk. One that is in a run has the state `p`, and its run decides.
     """
 
     collection: str
     state: str
-    submission: str = ""
+    decides: str = ""
 
     @property
     def status(self) -> Status:
@@ -200,6 +200,8 @@ def tally_of(row: ChunkRow) -> Tally | None:
     """Return what a chunk is counted by; a deletion that has succeeded is not counted."""
     if row.status is Status.SUCCESS:
         return None if row.deleted else Tally(row.collection, "S")
+    if row.status is Status.PENDING and row.run:
+        return Tally(row.collection, "p", row.run)
     if row.status is Status.PENDING:
-        return Tally(row.collection, "p") if row.run else Tally(row.collection, "P", row.submission)
+        return Tally(row.collection, "P", row.submission)
     return Tally(row.collection, _LETTERS[row.status])

@@ -14,15 +14,15 @@ import zlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flowbed.ledger.dynamodb.chunks.items import WORKERS
+from flowbed.ledger.dynamodb.chunks.items import WORKERS, run_key
 from flowbed.ledger.dynamodb.chunks.rows import Stored, Tally, tally_of
 from flowbed.ledger.dynamodb.statements import FLIGHT
 from flowbed.ledger.dynamodb.table import INDEX, INDEX_PARTITION, INDEX_SORT, PARTITION, SORT, key_of
-from flowbed.ledger.items.table import BATCH_ITEMS, ConditionFailed, groups
+from flowbed.ledger.items.table import BATCH_ITEMS, ConditionFailed, groups, read_all
 from flowbed.records import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from flowbed.ledger.dynamodb.chunks.items import Changed, ChunkItems
     from flowbed.ledger.dynamodb.table import DynamoTable
@@ -48,6 +48,11 @@ class Marker(NamedTuple):
     def unfinished(self) -> int:
         """How many chunks are not finished, as far as was counted."""
         return sum(number for tally, number in self.counts.items() if tally.state != "S" and number > 0)
+
+    def agrees_with(self, stored: Iterable[Stored]) -> bool:
+        """Return whether it counts as many chunks as there are."""
+        found = Counter(tally for each in stored if (tally := tally_of(each.row)) is not None)
+        return found == Counter({tally: number for tally, number in self.counts.items() if number})
 
 
 def names_partition(home: str) -> str:
@@ -145,6 +150,22 @@ class Tallies:
         ]
         return sorted(found, key=lambda each: (each.at, each.home))
 
+    async def current(self) -> list[Marker]:
+        """Return the markers of open batches, oldest first, those counted again whose process died before it did so."""
+        markers = await self.markers()
+        decides = {tally.decides for each in markers for tally in each.counts if tally.state == "p"}
+        items = await read_all(self._table, map(run_key, sorted(decides)))
+        pending = {item["id"] for item in items if item["state"] == "pending"}
+        found: list[Marker] = []
+        for each in markers:
+            runs = {
+                tally.decides for tally, number in each.counts.items() if tally.state == "p" and number > 0
+            }
+            known = each if each.unfinished and runs <= pending else await self.recount(each.home)
+            if known is not None and known.is_open:
+                found.append(known)
+        return found
+
     async def all(self) -> list[Marker]:
         """Return the markers of all batches, oldest first: the whole table is read."""
         found: list[Marker] = []
@@ -165,12 +186,9 @@ class Tallies:
     async def counts(self) -> dict[tuple[str, Status], int]:
         """Count chunks by collection and status."""
         found: Counter[tuple[str, Status]] = Counter()
-        for marker in await self.markers():
-            current = marker if marker.unfinished else await self.recount(marker.home)
-            if current is None or not current.is_open:
-                continue
-            for tally, number in current.counts.items():
-                folded = current.folded.get(tally.collection, 0) if tally.state == "S" else 0
+        for marker in await self.current():
+            for tally, number in marker.counts.items():
+                folded = marker.folded.get(tally.collection, 0) if tally.state == "S" else 0
                 found[tally.collection, tally.status] += (
                     number - folded if tally.state == "S" else max(number, 0)
                 )
@@ -178,21 +196,17 @@ class Tallies:
             found[raw[SORT]["S"], Status.SUCCESS] += int(raw[_COUNTED]["N"])
         return {key: number for key, number in found.items() if number > 0}
 
-    async def recount(self, home: str, stored: Collection[Stored] | None = None) -> Marker | None:
+    async def recount(self, home: str) -> Marker | None:
         """Count the chunks of a batch again, and close it if all have finished; return its marker.
 
-        Nothing is changed if another process changes a chunk meanwhile. `stored` are its chunks, if they were read
-        after its marker.
+        Nothing is changed if another process counts a change meanwhile.
         """
         raw = await self._table.raw(_marker_key(home))
         if raw is None:
             return None
         marker = _marker_from(raw)
-        if stored is None:
-            stored = await self.chunks(home)
-        counts = Counter(
-            tally for each in stored if each.home == home and (tally := tally_of(each.row)) is not None
-        )
+        stored = await self.chunks(home)  # after its marker: what changes meanwhile changes the marker too
+        counts = Counter(tally for each in stored if (tally := tally_of(each.row)) is not None)
         wanted = marker._replace(counts=counts, is_open=any(tally.state != "S" for tally in counts))
         operations: list[dict[str, Any]] = []
         if not wanted.is_open:

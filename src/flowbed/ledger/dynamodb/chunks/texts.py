@@ -1,4 +1,4 @@
-"""Which submission gathers which text, so that no two of them send the same: one item per text."""
+"""Which texts submissions gather, so that no two of them send the same: one item per text."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ if TYPE_CHECKING:
     from flowbed.ledger.dynamodb.chunks.parts import Parts
     from flowbed.ledger.dynamodb.packing import Name
 
-# Chunks that an item names. A text of more is gathered as long as one of these is in the submission.
-_NAMED = 8
+# Chunks that an item names: the newest, and as many of others. A text of more is gathered as long as one of them waits.
+_NAMED = 4
 _MICROSECONDS, _LIFETIME = 1_000_000, 2 * 86_400  # s: a submission is recorded within minutes
 _MARK = "q"
 
 
-class _Held(NamedTuple):
-    """The submission that gathers a text, chunks that contain it, and the item."""
+class _Text(NamedTuple):
+    """Chunks that contain a text, and the item that names them."""
 
-    submission: str
     chunks: tuple[Name, ...]
     there: Mapping[str, Any]
 
@@ -39,32 +38,25 @@ class Texts:
         self._parts = parts
         self._client = parts.table.client
 
-    async def gather(self, submission: str, rows: Sequence[ChunkRow], *, until: int) -> None:
-        """Record that a submission gathers the texts of chunks, unless another one does.
+    async def gather(self, rows: Sequence[ChunkRow], *, until: int) -> None:
+        """Name chunks below their texts, before they enter a submission.
 
-        A text stays with the submission that has it, as long as that is live, or not recorded yet and a chunk of it
-        waits there: of two that gather a text at once, only one is told that the other does.
+        A chunk is not named where another one of its text waits in a submission: whoever asks about the text finds that
+        one. Of two submissions that gather a text at once, at least one is told of the other.
         """
         chunks: dict[str, list[Name]] = {}
         for row in rows:
             some = chunks.setdefault(row.text_hash, [])
             if len(some) < _NAMED:
                 some.append((row.collection, row.id))
+        moved = {(row.collection, row.id) for row in rows}
         while chunks:
-            held = await self._read(chunks)
-            busy = {each.submission for each in held.values()} - {submission}
-            live = await self._parts.submissions.live(busy)
-            gathering = await self._gathering([each for each in held.values() if each.submission in busy])
-            wanted = {
-                text: some
-                for text, some in chunks.items()
-                if text not in gathering and (text not in held or held[text].submission not in live)
-            }
-            added = {text: _added(held.get(text), submission, some) for text, some in wanted.items()}
+            known = await self._read(chunks)
+            waiting = await self._waiting(known, besides=moved)
             statements = {
-                text: self._statement(text, submission, named, held.get(text), until)
-                for text, named in added.items()
-                if named is not None
+                text: self._statement(text, named, known.get(text), until)
+                for text, named in chunks.items()
+                if text not in waiting and not (text in known and set(named) & set(known[text].chunks))
             }
             outcomes = await execute(self._client, list(statements.values()))
             chunks = {
@@ -75,63 +67,48 @@ class Texts:
 
     async def gathered(self, hashes: Collection[str], *, besides: Collection[str]) -> frozenset[str]:
         """Return those of the texts that an unrecorded submission, not one of `besides`, gathers."""
-        held = await self._read(hashes)
-        return frozenset(
-            await self._gathering([each for each in held.values() if each.submission not in besides])
-        )
+        waiting = await self._waiting(await self._read(hashes))
+        submissions = {each for some in waiting.values() for each in some}
+        known = {row.id for row in await self._parts.submissions.read(submissions)}
+        return frozenset(text for text, some in waiting.items() if some - known - set(besides))
 
-    async def _gathering(self, held: Collection[_Held]) -> set[str]:
-        """Return the texts that wait in a submission which is not recorded yet."""
-        stored = await self._parts.items.read(name for each in held for name in each.chunks)
-        waiting: dict[str, set[str]] = {}
-        for one in stored:
+    async def _waiting(
+        self, texts: Mapping[str, _Text], *, besides: Collection[Name] = ()
+    ) -> dict[str, set[str]]:
+        """Return for each text the submissions in which a chunk of it waits, other than the chunks `besides`."""
+        names = {name: text for text, each in texts.items() for name in each.chunks if name not in besides}
+        found: dict[str, set[str]] = {}
+        for one in await self._parts.items.read(names):
             row = one.row
-            if row.submission and row.status is Status.PENDING and not row.run:
-                waiting.setdefault(row.text_hash, set()).add(row.submission)
-        known = {row.id for row in await self._parts.submissions.read({each.submission for each in held})}
-        return {
-            _text_of(each)
-            for each in held
-            if each.submission not in known and each.submission in waiting.get(_text_of(each), ())
-        }
+            if row.submission and row.status is Status.PENDING and not row.run and row.text_hash in texts:
+                found.setdefault(row.text_hash, set()).add(row.submission)
+        return found
 
-    async def _read(self, hashes: Iterable[str]) -> dict[str, _Held]:
+    async def _read(self, hashes: Iterable[str]) -> dict[str, _Text]:
         keys = [_key(text) for text in sorted(set(hashes))]
-        found: dict[str, _Held] = {}
+        found: dict[str, _Text] = {}
         for some in groups(keys, BATCH_ITEMS):
             for raw in await self._parts.table.raw_many(some):
-                held = _Held(raw["m"]["S"], tuple(map(tuple, unpack(raw["ids"]["B"]))), raw)
-                found[_text_of(held)] = held
+                chunks = tuple((first, second) for first, second in unpack(raw["ids"]["B"]))
+                found[raw[PARTITION]["S"][2:]] = _Text(chunks, raw)
         return found
 
     def _statement(
-        self, text: str, submission: str, chunks: Sequence[Name], held: _Held | None, until: int
+        self, text: str, chunks: Sequence[Name], known: _Text | None, until: int
     ) -> dict[str, Any]:
         table = self._client.place.table
+        # The others may be about to wait, too.
+        others = known.chunks[:_NAMED] if known else ()
         item = {
             **key_of(_key(text)),
-            "m": {"S": submission},
-            "ids": {"B": pack(chunks)},
+            "ids": {"B": pack([*chunks, *others])},
             _MARK: {"S": self._parts.table.mark()},
             "ttl": {"N": str(until // _MICROSECONDS + _LIFETIME)},
         }
-        if held is None:
+        if known is None:
             return insert(table, item)
-        return update(table, _key(text), before=held.there, after=item, mark=_MARK)
-
-
-def _added(held: _Held | None, submission: str, chunks: Sequence[Name]) -> Sequence[Name] | None:
-    """Return the chunks to name; None if they are named already, or enough others are."""
-    if held is None or held.submission != submission:
-        return chunks
-    missing = [each for each in chunks if each not in held.chunks]
-    return [*held.chunks, *missing][:_NAMED] if missing and len(held.chunks) < _NAMED else None
+        return update(table, _key(text), before=known.there, after=item, mark=_MARK)
 
 
 def _key(text: str) -> tuple[str, str]:
     return f"T#{text}", "-"
-
-
-def _text_of(held: _Held) -> str:
-    text: str = held.there[PARTITION]["S"]
-    return text[2:]
