@@ -436,6 +436,7 @@ class Flowbed(OpenProject):
         mode: Mode = "vector",
         text: str = "",
         like: str | None = None,
+        rerank: bool = False,
         cursor: str | None = None,
     ) -> tuple[Hit, ...]:
         """Return the hits nearest to a text or a vector, best first; `find` also returns the versions searched.
@@ -456,6 +457,7 @@ class Flowbed(OpenProject):
                 mode=mode,
                 text=text,
                 like=like,
+                rerank=rerank,
                 cursor=cursor,
             )
         ).hits
@@ -475,6 +477,7 @@ class Flowbed(OpenProject):
         mode: Mode = "vector",
         text: str = "",
         like: str | None = None,
+        rerank: bool = False,
         cursor: str | None = None,
     ) -> SearchResults:
         """Find the rows nearest to a text or a vector, or with the words of a text, in one collection or in all.
@@ -495,6 +498,7 @@ class Flowbed(OpenProject):
             text: the words to look for in a hybrid search, if the query is a vector.
             like: in place of a query, the id of a row: find what is near it, without itself, or with unit `document`
                 without its document.
+            rerank: let the reranker of the settings order the best 50 hits, or as many as `limit`, by their texts.
             cursor: go on after the page whose `next` this is, with the same arguments; the pages of one search show no
                 hit twice, also while the index changes.
 
@@ -507,7 +511,7 @@ class Flowbed(OpenProject):
         if self._searcher is None:
             from flowbed.wiring.search import Searcher
 
-            self._searcher = Searcher(self._store, self.reader(), self._embedders)
+            self._searcher = Searcher(self._store, self.reader(), self._embedders, self._reranking)
         return await self._searcher.find(
             query,
             collection=collection,
@@ -521,6 +525,7 @@ class Flowbed(OpenProject):
             mode=mode,
             text=text,
             like=like,
+            rerank=rerank,
             cursor=cursor,
         )
 

@@ -339,6 +339,7 @@ class Blocking:
         mode: Mode = "vector",
         text: str = "",
         like: str | None = None,
+        rerank: bool = False,
         cursor: str | None = None,
     ) -> tuple[Hit, ...]:
         """Return the hits nearest to a text or a vector, best first; `find` also returns the versions searched.
@@ -359,6 +360,7 @@ class Blocking:
                 mode=mode,
                 text=text,
                 like=like,
+                rerank=rerank,
                 cursor=cursor,
             )
         )
@@ -378,6 +380,7 @@ class Blocking:
         mode: Mode = "vector",
         text: str = "",
         like: str | None = None,
+        rerank: bool = False,
         cursor: str | None = None,
     ) -> SearchResults:
         """Find the rows nearest to a text or a vector, or with the words of a text, in one collection or in all.
@@ -398,6 +401,7 @@ class Blocking:
             text: the words to look for in a hybrid search, if the query is a vector.
             like: in place of a query, the id of a row: find what is near it, without itself, or with unit `document`
                 without its document.
+            rerank: let the reranker of the settings order the best 50 hits, or as many as `limit`, by their texts.
             cursor: go on after the page whose `next` this is, with the same arguments; the pages of one search show no
                 hit twice, also while the index changes.
 
@@ -421,6 +425,7 @@ class Blocking:
                 mode=mode,
                 text=text,
                 like=like,
+                rerank=rerank,
                 cursor=cursor,
             )
         )

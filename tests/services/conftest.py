@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from flowbed.storage import Store
 
 
+RERANKED = 50  # tokens that a search with a reranker reads
+
+
 class Provider(Seeded):
     """A seeded embedder that raises `failure` while it is set, and records the texts it receives."""
 
@@ -140,7 +143,7 @@ class Project:
 
     async def find(self, query: Any, **how: Any) -> SearchResults:
         self.queries.append((query, how))
-        return SearchResults(hits=(), versions={})
+        return SearchResults(hits=(), versions={}, reranked_tokens=RERANKED if how.get("rerank") else 0)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.services.conftest import Provider
+from tests.services.conftest import RERANKED, Provider
 
 from flowbed.embedding.wrappers.breaker import FAILURES
 from flowbed.errors import Exhausted, Misconfigured, NotFound, Rejected, Transient, Unavailable
@@ -200,6 +200,16 @@ async def test_search_counts_tokens_for_callers_that_may_use_the_model(
         await service.search.find(caller, [0.0] * 64)
     day = "2026-01-01"
     assert await project.ledger.quotas.used(day, ["k"]) == {"k": 2}
+
+
+async def test_search_that_reranks_counts_the_tokens_read(opened: Open, project: Project) -> None:
+    """With a query that is embedded, with words alone, and with a vector."""
+    async with opened() as service:
+        caller = Caller(key="k", name="app")
+        for query, how in (("two words", {}), ("two words", {"mode": "text"}), ([0.0] * 64, {"text": "a"})):
+            await service.search.find(caller, query, rerank=True, **how)
+        await service.search.find(caller, "two words", mode="text")
+    assert await project.ledger.quotas.used("2026-01-01", ["k"]) == {"k": 2 + 3 * RERANKED}
 
 
 async def test_search_query_shares_cache_and_breaker_with_requests(opened: Open, project: Project) -> None:

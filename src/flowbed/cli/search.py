@@ -40,6 +40,9 @@ def search(
     like: Annotated[
         str | None, typer.Option(metavar="ID", help="Find what is near this row, in place of a query.")
     ] = None,
+    rerank: Annotated[
+        bool, typer.Option("--rerank", help="Order the best hits by the reranker of the settings.")
+    ] = False,
     cursor: Annotated[
         str | None, typer.Option(metavar="NEXT", help="Go on after the page whose `next` this is (--json).")
     ] = None,
@@ -67,6 +70,7 @@ def search(
             before=before,
             order=cast("Order", order),
             like=like,
+            rerank=rerank,
             cursor=cursor,
         )
     )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flowbed.embedding import Embedder
     from flowbed.embedding.batch_api import BatchApi
     from flowbed.embedding.providers.client import ProviderModel
+    from flowbed.embedding.reranking import Reranker
 
 VENDORS = {
     "cohere": "flowbed.embedding.providers.cohere:VENDOR",
@@ -23,7 +24,7 @@ VENDORS = {
     "huggingface": "flowbed.embedding.providers.huggingface:VENDOR",
     "onnx": "flowbed.embedding.local.onnx:open_onnx",
     "openai": "flowbed.embedding.providers.openai:VENDOR",
-    "sentence_transformers": "flowbed.embedding.local.sentence_transformers:open_sentence_transformers",
+    "sentence_transformers": "flowbed.embedding.local.sentence_transformers:VENDOR",
     "voyage": "flowbed.embedding.providers.voyage:VENDOR",
 }
 # Packages add vendors through this group of entry points; each names a `Vendor`, or a function that becomes its `open`.
@@ -34,13 +35,15 @@ ENTRY_POINTS = "flowbed.embedders"
 class Vendor:
     """What Flowbed knows of one vendor.
 
-    `open(name, cache=, options=)` opens a model, and `open_jobs(name, embedder, options=)` its Batch API, if any.
+    `open(name, cache=, options=)` opens a model, and `open_jobs(name, embedder, options=)` its Batch API, if any;
+    `open_reranker(name, cache=, options=)` opens a reranker.
     `models` are those with known dimensions, limits and prices. `variables` are the environment variables of the
     vendor's own packages, by option, in order of precedence. `over_http` says whether a proxy may be needed.
     """
 
     open: Callable[..., Embedder]
     open_jobs: Callable[..., BatchApi | None] | None = None
+    open_reranker: Callable[..., Reranker] | None = None
     models: Mapping[str, ProviderModel] = field(default_factory=dict)
     variables: Mapping[str, Sequence[str]] = field(default_factory=dict)
     over_http: bool = True

@@ -174,6 +174,7 @@ class IndexedText:
 class SearchResults:
     """The hits of a search, best first, and the version of each collection that was searched.
 
+    `reranked_tokens` are those that a reranker read.
     `warnings` say what was not searched, and why nothing may have been found, such as a key that no row has. `next` is
     the cursor of the next page; None if there is none.
     """
@@ -182,6 +183,7 @@ class SearchResults:
     versions: Mapping[str, int]
     warnings: tuple[str, ...] = ()
     next: str | None = None
+    reranked_tokens: int = 0
 
 
 def text_hash(text: str) -> str:

@@ -54,7 +54,7 @@ class SearchService:
         """
         embedder = await self._admitted(caller)
         if not isinstance(query, str) or options.get("mode") == "text" or options.get("like") is not None:
-            return await self._found(caller, query, options)
+            return await self._unembedded(caller, query, options)
         most = most_tokens(query)
         if not surely_within([most]):
             await asyncio.to_thread(require_within, [query], embedder.count)
@@ -68,9 +68,24 @@ class SearchService:
             if embedded is not query:  # paid for, even if the search fails
                 tokens, options = embedder.count(query), {**options, "text": query}
             found = await self._found(caller, embedded, options)
-            tokens = embedder.count(query)
+            tokens = embedder.count(query) + found.reranked_tokens
         finally:
             self._quotas.settle(caller, held=most, tokens=tokens)
+        return found
+
+    async def _unembedded(
+        self, caller: Caller, query: str | Sequence[float], options: dict[str, Any]
+    ) -> SearchResults:
+        """Search without embedding the query; only what a reranker reads counts."""
+        if not options.get("rerank"):
+            return await self._found(caller, query, options)
+        self._quotas.hold(caller, 1)
+        tokens = 0
+        try:
+            found = await self._found(caller, query, options)
+            tokens = found.reranked_tokens
+        finally:
+            self._quotas.settle(caller, held=1, tokens=tokens)
         return found
 
     async def fields(self, caller: Caller, collection: str, **options: Any) -> Fields:

@@ -178,6 +178,7 @@ class Settings:
     keep_versions: Annotated[int, Field(ge=1)] = 10
     keep_days: Annotated[float, Field(ge=0)] = 7
     full_text: bool = False
+    reranker: str = ""
     lane: Literal["auto", "realtime", "batch"] = "auto"
     batch_compression: Literal["none", "zstd"] = "none"
     delta_format: Literal["arrow", "chroma", "chroma-files"] = "arrow"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from flowbed.records import Hit, SearchResults, Space
     from flowbed.storage import Store
     from flowbed.wiring.models import Embedders
+    from flowbed.wiring.reranking import Reranking
 
 
 class Options(TypedDict):
@@ -46,9 +48,10 @@ class Options(TypedDict):
 class Searcher:
     """The searches of one project."""
 
-    def __init__(self, store: Store, reader: IndexReader, embedders: Embedders) -> None:
+    def __init__(self, store: Store, reader: IndexReader, embedders: Embedders, reranking: Reranking) -> None:
         """Search what `reader` reads."""
-        self._store, self._reader, self._embedders = store, reader, embedders
+        self._store, self._reader = store, reader
+        self._embedders, self._reranking = embedders, reranking
 
     async def find(
         self,
@@ -59,12 +62,17 @@ class Searcher:
         mode: Mode,
         text: str,
         like: str | None,
+        rerank: bool,
         **options: Unpack[Options],
     ) -> SearchResults:
         """Search as `Flowbed.find` says; `text` is that of a query whose vector is given."""
         if at is not None and collection is None:
             raise Rejected("a version belongs to one collection: name the collection too")
         text = query if isinstance(query, str) else text
+        if rerank and (not text.strip() or options["order"] != "score"):
+            raise Rejected(
+                "a reranker compares the texts of hits with that of a query, and orders them by score"
+            )
         vector: NDArray[np.float32] | None
         if like is not None:
             vector, example, searched, damaged = await self._like(like, collection, text, mode)
@@ -81,6 +89,7 @@ class Searcher:
             mode=mode,
             at=at,
             without=example,
+            rerank=partial(self._reranking.rerank, text) if rerank else None,
             **options,
         )
         if not damaged:

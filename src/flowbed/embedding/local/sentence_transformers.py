@@ -14,6 +14,7 @@ from flowbed.embedding.local.weights import DOCUMENT_PROMPTS, SAFETENSORS, diges
 from flowbed.embedding.options import ModelOptions
 from flowbed.embedding.providers.parsing import normalised
 from flowbed.embedding.unicode import require_unicode
+from flowbed.embedding.vendors import Vendor
 from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.records import Embedded, Space
 from flowbed.records.values import count
@@ -21,6 +22,7 @@ from flowbed.records.values import count
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from flowbed.embedding.reranking import Reranker
     from flowbed.records import Purpose
 
 OPTIONS = ("batch", "device", "document_prompt", "download", "overflow", "query_prompt", "revision")
@@ -193,3 +195,12 @@ def _revision(model: Any, name: str, *, cache: Path) -> str:  # an extra, whose 
         return digest(weights, cache=cache)[:12]
     commit: str | None = getattr(getattr(model.transformers_model, "config", None), "_commit_hash", None)
     return (commit or "")[:12]
+
+
+def _open_cross_encoder(name: str, *, cache: Path, options: Mapping[str, str]) -> Reranker:
+    from flowbed.embedding.local.cross_encoder import open_cross_encoder  # which few projects use
+
+    return open_cross_encoder(name, cache=cache, options=options)
+
+
+VENDOR = Vendor(open=open_sentence_transformers, open_reranker=_open_cross_encoder, over_http=False)

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flowbed.embedding.providers.parsing import matrix, message_of, normalised
+from flowbed.embedding.providers.errors import ResponseErrors
+from flowbed.embedding.providers.parsing import matrix, normalised
 from flowbed.embedding.providers.refusals import (
     SERVERS_FAULT,
     STATUSES,
-    TOO_MANY,
     Refusal,
     Verdict,
     error_within,
-    is_page,
-    is_perhaps_of_a_text,
-    page_title,
-    refusal_of_fields,
-    status_within,
 )
 from flowbed.embedding.splitting import call_in_parts, halves, split
 from flowbed.embedding.tokens import Decodes, FileTokenizer
 from flowbed.embedding.unicode import require_unicode
 from flowbed.embedding.vendors import known_model
-from flowbed.errors import Error, Misconfigured, Rejected, TooMany, Transient
-from flowbed.http.client import HttpClient, wait_in_message
+from flowbed.errors import Error, Misconfigured, Rejected, Transient
+from flowbed.http.client import HttpClient
 from flowbed.records import Embedded, Reading
 from flowbed.records.values import count
 
@@ -146,6 +141,7 @@ class RemoteEmbedder:
         self.exact = terms.exact and counter.exact
         self.api = api
         self._provider = provider
+        self._errors = ResponseErrors(api, provider, model=space.model, key=terms.key)
         self._terms = terms
         self._counter = counter
 
@@ -217,7 +213,7 @@ class RemoteEmbedder:
 
     def error_of(self, response: HttpResponse) -> Error:
         """Return the error of a refused request that is not about texts."""
-        return self._error_of(response, self._refusal(response), ())
+        return self._errors.of(response, self._errors.refusal(response), ())
 
     async def aclose(self) -> None:
         """Close the connections to the provider."""
@@ -252,14 +248,14 @@ class RemoteEmbedder:
             self.api.path, self.api.body(texts, purpose), limit=self._most_bytes(texts)
         )
         if not 200 <= response.status < 300:  # noqa: PLR2004 - as HTTP counts
-            refused = self._refusal(response)
+            refused = self._errors.refusal(response)
             if refused.verdict == "too_large" and len(texts) > 1:
                 return await self._in_parts(texts, halves(len(texts)), purpose)
-            error = self._error_of(response, refused, texts)
+            error = self._errors.of(response, refused, texts)
             error.perhaps_billed = response.status in GATEWAYS
             raise error
         if said := error_within(response):
-            raise self._error_within(response, said, texts)
+            raise self._errors.within(response, said, texts)
         try:
             read = self._read(response, len(texts))
             vectors = normalised(matrix(read.embeddings, self.space.dimensions))
@@ -286,70 +282,6 @@ class RemoteEmbedder:
         if response.json is None:
             raise Transient("the response is not JSON, or incomplete")
         return self.api.read(response.json, count)
-
-    def _refusal(self, response: HttpResponse) -> Refusal:
-        refused = self.api.refused(response)
-        if refused.verdict is None:
-            general = refusal_of_fields(response)
-            refused = general if general.verdict is not None else refused
-        if refused.verdict is not None:
-            return refused
-        fallback: Verdict = "transient" if response.status >= SERVERS_FAULT else "rejected"
-        return replace(refused, verdict=STATUSES.get(response.status, fallback))
-
-    def _error_of(self, response: HttpResponse, refused: Refusal, texts: Sequence[str]) -> Error:
-        said = page_title(response) if is_page(response) else message_of(response.json)
-        message_text = self._provider.redacted(said, texts)
-        message = f"{self._provider.label} answered {response.status}" + (
-            f": {message_text}" if message_text else ""
-        )
-        perhaps = is_perhaps_of_a_text(response)
-        if refused.verdict == "misconfigured":
-            wrong = Misconfigured(message, advice=refused.advice or self._advice(response))
-            # Where the message repeats a text, the words that were recognised may be the text's.
-            wrong.perhaps_input = perhaps or message_text != self._provider.redacted(said)
-            return wrong
-        if refused.verdict == "transient":
-            waits = (refused.retry_after, response.retry_after, wait_in_message(message))
-            # A busy provider is up: callers of the key back off, and no breaker opens.
-            kind = TooMany if response.status == TOO_MANY else Transient
-            passing = kind(message, retry_after=next((wait for wait in waits if wait is not None), None))
-            passing.perhaps_input = perhaps and passing.retry_after is None
-            return passing
-        inputs = tuple(place for place in refused.inputs if 0 <= place < len(texts))
-        # A request of one text can only mean that text.
-        return Rejected(message, inputs=inputs or ((0,) if len(texts) == 1 else ()))
-
-    def _error_within(self, response: HttpResponse, said: str, texts: Sequence[str]) -> Error:
-        """Return the error in a response whose status says that all went well."""
-        message = f"{self._provider.label} answered {response.status} with an error: " + (
-            self._provider.redacted(said, texts)
-        )
-        if status_within(response) == TOO_MANY:
-            wait = response.retry_after
-            return TooMany(message, retry_after=wait_in_message(message) if wait is None else wait)
-        error = Misconfigured(message, advice=self._advice(response))
-        error.perhaps_billed = error.perhaps_input = True
-        return error
-
-    def _advice(self, response: HttpResponse) -> str:
-        status = response.status
-        if is_page(response) and status != 404:  # noqa: PLR2004 - as HTTP counts
-            return (
-                "a firewall or a proxy in front of the provider may have answered: check base_url and proxy in "
-                f"[providers.{self._provider.vendor}], and that {self._terms.key} may be used from here"
-            )
-        if status in (401, 403):
-            return f"set {self._terms.key} to a key that may use {self.space.model}"
-        if status == 402:  # noqa: PLR2004 - payment required
-            return "check the account's plan and credit, or set another model"
-        if status == 407:  # noqa: PLR2004 - the proxy wants a password
-            return (
-                f"put the user and password into proxy in [providers.{self._provider.vendor}], or HTTPS_PROXY"
-            )
-        return (
-            f"check the model's name ({self.space.model}) and base_url in [providers.{self._provider.vendor}]"
-        )
 
 
 def open_client(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from flowbed.embedding.reranking.remote import ParsedRanking, RemoteReranker
     from flowbed.http.client import HttpResponse
     from flowbed.records import Purpose
 
@@ -131,21 +132,83 @@ class CohereApi:
 
     def refused(self, response: HttpResponse) -> Refusal:
         """Interpret {message}, which alone distinguishes bad requests."""
-        message = message_of(response.json)
-        if response.status == TOO_MANY and MONTHLY.search(message):
-            return Refusal(verdict="misconfigured", advice="use a production key")
-        if response.status == BLOCKED:
-            # Cohere's status for a text that its filter blocks, and for an unknown key.
-            return Refusal(verdict="rejected" if "blocked" in message.lower() else "misconfigured")
-        if response.status == BAD_REQUEST and TOO_MANY_TEXTS.search(message):
-            return Refusal(verdict="too_large")
-        if response.status == BAD_REQUEST and NO_SUCH_MODEL.search(message):
-            return Refusal(verdict="misconfigured")
-        return Refusal()
+        return refused(response)
+
+
+def refused(response: HttpResponse) -> Refusal:
+    """Interpret the refusal of any request to Cohere."""
+    message = message_of(response.json)
+    if response.status == TOO_MANY and MONTHLY.search(message):
+        return Refusal(verdict="misconfigured", advice="use a production key")
+    if response.status == BLOCKED:
+        # Cohere's status for a text that its filter blocks, and for an unknown key.
+        return Refusal(verdict="rejected" if "blocked" in message.lower() else "misconfigured")
+    if response.status == BAD_REQUEST and TOO_MANY_TEXTS.search(message):
+        return Refusal(verdict="too_large")
+    if response.status == BAD_REQUEST and NO_SUCH_MODEL.search(message):
+        return Refusal(verdict="misconfigured")
+    return Refusal()
+
+
+# Texts in a request for reranking, and US dollars per thousand searches of up to 100 texts each (as of 2026).
+RERANKED = 1_000
+RERANKERS: Mapping[str, float] = {
+    "rerank-v3.5": 2.0,
+    "rerank-english-v3.0": 2.0,
+    "rerank-multilingual-v3.0": 2.0,
+}
+
+
+def open_cohere_reranker(name: str, *, cache: Path, options: Mapping[str, str]) -> RemoteReranker:  # noqa: ARG001 - keeps no files
+    """Open a reranker of Cohere; docs/providers.md lists the `options`.
+
+    Raises:
+        Misconfigured: an option is wrong, or there is no key.
+    """
+    from flowbed.embedding.reranking.remote import RemoteReranker, RerankTerms
+
+    read = ModelOptions("cohere", options, COMMON)
+    price = read.amount("price")
+    return RemoteReranker(
+        name,
+        CohereRerankApi(name),
+        open_client(read, read.text("base_url", BASE_URL), key=required_key(read, KEY)),
+        terms=RerankTerms(most=RERANKED, unit_price=RERANKERS.get(name) if price is None else price, key=KEY),
+        counter=open_counter(read.text("tokenizer"), factor=FACTOR),
+    )
+
+
+class CohereRerankApi:
+    """Cohere's API for reranking; it reads the first 4,096 tokens of a text.
+
+    Source: https://docs.cohere.com/reference/rerank.
+    """
+
+    path = "/v2/rerank"
+
+    def __init__(self, model: str) -> None:
+        """Set the model of every request."""
+        self._model = model
+
+    def body(self, query: str, texts: Sequence[str]) -> Mapping[str, Any]:
+        """Return the body of a request."""
+        return {"model": self._model, "query": query, "documents": texts}
+
+    def read(self, payload: Any, count: int) -> ParsedRanking:  # parsed JSON
+        """Parse {results: [{index, relevance_score}], meta: {billed_units: {search_units}}}."""
+        from flowbed.embedding.reranking.remote import ParsedRanking, scores_of, units_of
+
+        results = payload.get("results") if isinstance(payload, dict) else None
+        return ParsedRanking(scores=scores_of(results, count), units=units_of(payload))
+
+    def refused(self, response: HttpResponse) -> Refusal:
+        """Interpret {message}, as for embeddings."""
+        return refused(response)
 
 
 VENDOR = Vendor(
     open=open_cohere,
+    open_reranker=open_cohere_reranker,
     models=MODELS,
     variables={"api_key": (KEY, "COHERE_API_KEY"), "base_url": ("CO_API_URL",)},
 )

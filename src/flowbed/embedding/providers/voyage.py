@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from flowbed.embedding import Embedder
     from flowbed.embedding.batch_api.job_client import HttpBatchApi
+    from flowbed.embedding.reranking.remote import ParsedRanking, RemoteReranker
     from flowbed.http.client import HttpResponse
     from flowbed.records import Purpose
 
@@ -161,18 +162,23 @@ class VoyageApi:
 
     def refused(self, response: HttpResponse) -> Refusal:
         """Interpret {detail}, which alone distinguishes bad requests."""
-        message = message_of(response.json)
-        if response.status == TOO_MANY and USED_UP.search(message):
-            return Refusal(verdict="misconfigured", advice="check the account's plan and credit")
-        if response.status != BAD_REQUEST:
-            return Refusal()
-        if found := TOO_LONG.search(message):
-            return Refusal(verdict="rejected", inputs=tuple(map(int, re.findall(r"\d+", found[1]))))
-        if TOO_LARGE.search(message):
-            return Refusal(verdict="too_large")
-        if NO_SUCH_MODEL.search(message):
-            return Refusal(verdict="misconfigured")
+        return refused(response)
+
+
+def refused(response: HttpResponse) -> Refusal:
+    """Interpret the refusal of any request to Voyage."""
+    message = message_of(response.json)
+    if response.status == TOO_MANY and USED_UP.search(message):
+        return Refusal(verdict="misconfigured", advice="check the account's plan and credit")
+    if response.status != BAD_REQUEST:
         return Refusal()
+    if found := TOO_LONG.search(message):
+        return Refusal(verdict="rejected", inputs=tuple(map(int, re.findall(r"\d+", found[1]))))
+    if TOO_LARGE.search(message):
+        return Refusal(verdict="too_large")
+    if NO_SUCH_MODEL.search(message):
+        return Refusal(verdict="misconfigured")
+    return Refusal()
 
 
 def open_voyage_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str]) -> HttpBatchApi | None:
@@ -214,4 +220,70 @@ class VoyageJobs:
         return {"endpoint": JOB_ENDPOINT, "completion_window": "12h", "request_params": params}
 
 
-VENDOR = Vendor(open=open_voyage, open_jobs=open_voyage_jobs, models=MODELS, variables={"api_key": (KEY,)})
+# Texts in a request for reranking, and US dollars per million tokens (as of 2026): of each text with the query.
+RERANKED = 1_000
+RERANKERS: Mapping[str, float] = {
+    "rerank-2.5": 0.05,
+    "rerank-2.5-lite": 0.02,
+    "rerank-2": 0.05,
+    "rerank-2-lite": 0.02,
+}
+
+
+def open_voyage_reranker(name: str, *, cache: Path, options: Mapping[str, str]) -> RemoteReranker:  # noqa: ARG001 - keeps no files
+    """Open a reranker of Voyage; docs/providers.md lists the `options`.
+
+    Raises:
+        Misconfigured: an option is wrong, or there is no key.
+    """
+    from flowbed.embedding.reranking.remote import RemoteReranker, RerankTerms
+
+    read = ModelOptions("voyage", options, OPTIONS)
+    key, price = required_key(read, KEY), read.amount("price")
+    base_url = read.text("base_url", MONGODB_URL if key.startswith(MONGODB_KEY) else BASE_URL)
+    return RemoteReranker(
+        name,
+        VoyageRerankApi(name),
+        open_client(read, base_url, key=key),
+        terms=RerankTerms(
+            most=RERANKED, token_price=RERANKERS.get(name) if price is None else price, key=KEY
+        ),
+        counter=open_counter(read.text("tokenizer"), factor=FACTOR),
+    )
+
+
+class VoyageRerankApi:
+    """Voyage's API for reranking; texts that are longer than the window are read in part.
+
+    Source: https://docs.voyageai.com/reference/reranker-api.
+    """
+
+    path = "/rerank"
+
+    def __init__(self, model: str) -> None:
+        """Set the model of every request."""
+        self._model = model
+
+    def body(self, query: str, texts: Sequence[str]) -> Mapping[str, Any]:
+        """Return the body of a request."""
+        return {"model": self._model, "query": query, "documents": texts, "truncation": True}
+
+    def read(self, payload: Any, count: int) -> ParsedRanking:  # parsed JSON
+        """Parse {data: [{index, relevance_score}], usage: {total_tokens}}."""
+        from flowbed.embedding.reranking.remote import ParsedRanking, scores_of
+
+        data = payload.get("data") if isinstance(payload, dict) else None
+        return ParsedRanking(scores=scores_of(data, count), tokens=usage(payload, "usage", "total_tokens"))
+
+    def refused(self, response: HttpResponse) -> Refusal:
+        """Interpret {detail}, as for embeddings."""
+        return refused(response)
+
+
+VENDOR = Vendor(
+    open=open_voyage,
+    open_jobs=open_voyage_jobs,
+    open_reranker=open_voyage_reranker,
+    models=MODELS,
+    variables={"api_key": (KEY,)},
+)

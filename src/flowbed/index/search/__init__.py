@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -20,7 +21,7 @@ from flowbed.index.search.times import moment, time_of, within
 from flowbed.records import Hit, SearchResults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -36,8 +37,22 @@ Order = Literal["score", "newest", "oldest"]
 MOST = 10_000  # hits; more is an export, not a search
 # Hits of each list that a hybrid search joins: a row gains little by a rank beyond.
 JOINED = 100
+# Best hits that a reranker reads: 50 chunks take a provider half a second, and a local model some seconds.
+RERANKED = 50
 # Best hits that are ordered by time: all that are near in meaning, and the many that have a word.
 ORDERED: Mapping[str, int] = {"vector": 100, "text": 1_000, "hybrid": 100}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Hits in the order of a reranker, with warnings, and the tokens that it read."""
+
+    hits: Sequence[Hit]
+    warnings: tuple[str, ...] = ()
+    tokens: int = 0
+
+
+Rerank = Callable[[Sequence[Hit]], Awaitable[Ranking]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +92,7 @@ async def search(
     unit: Unit = "chunk",
     cursor: str | None = None,
     without: Hit | None = None,
+    rerank: Rerank | None = None,
     now: float = 0.0,
     exact: bool | None = None,
     cache: RowCache | None = None,
@@ -91,8 +107,9 @@ async def search(
 
     `at` searches an older version of one collection. With unit `document` each document counts once, by its best
     chunk. `cursor` goes on after a page, in its versions. The row `without` is not found, nor with unit `document` its
-    document. `exact` scans every row (True) or uses the vector index if there is one (False); None lets the number of
-    rows decide. `cache` holds rows of newest versions between the searches of this process.
+    document. `rerank` orders the best hits anew, those of each page by themselves. `exact` scans every row (True) or
+    uses the vector index if there is one (False); None lets the number of rows decide. `cache` holds rows of newest
+    versions between the searches of this process.
 
     Of several collections, those that cannot be read are left out, and a warning says why.
 
@@ -107,12 +124,13 @@ async def search(
     _require("order", order, get_args(Order))
     condition = to_sql(where)
     asked_for = text or (vector.tobytes().hex() if vector is not None else "")
-    searched = digest_of([asked_for, mode, condition, str(since), str(before), order, at, unit])
+    searched = digest_of([asked_for, mode, condition, str(since), str(before), order, at, unit, bool(rerank)])
     page = read_cursor(cursor, searched, now=now)
     hidden = page.shown if without is None else page.shown | {name_of(without, unit)}
     times = within(moment(since, "since", now=page.now), moment(before, "before", now=page.now))
     condition = " AND ".join(each for each in (condition, times) if each != EVERY) or EVERY
-    wanted = limit + len(hidden) + 1  # one more says whether there is another page
+    best = max(limit, RERANKED) if rerank is not None else limit
+    wanted = len(hidden) + best + 1  # one more says whether there is another page
     if order != "score":
         wanted = max(limit, ORDERED[mode])  # the same for each page
     asked = _asked(vector, text, mode, condition, wanted=wanted, unit=unit, exact=exact)
@@ -120,22 +138,25 @@ async def search(
         collections = [live for live in collections if live.collection in page.versions]
     found = await _search_each(collections, asked, datasets, _pinned(collections, page, at), cache)
     hits = _in_order(_joined(found.hits, unit), order, wanted)
-    if hidden:
-        hits = [hit for hit in hits if name_of(hit, unit) not in hidden]
-    shown = hits[:limit]
-    following = None
-    if len(hits) > limit:
-        following = write_cursor(page, shown, unit, versions=found.versions, search=searched)
-    warnings = (*map(not_searched, found.unreadable), *found.warnings)
+    hits = [hit for hit in hits if not hidden or name_of(hit, unit) not in hidden]
+    ranked = Ranking(hits=hits) if rerank is None else await rerank(hits[:best])
+    shown = list(ranked.hits[:limit])
+    warnings = (*map(not_searched, found.unreadable), *found.warnings, *ranked.warnings)
     if mode != "vector":
         shown, warnings = _explained(shown, text, warnings)
-    if shown or not where:
-        return SearchResults(hits=tuple(shown), versions=found.versions, warnings=warnings, next=following)
-    from flowbed.index.search.unknown_keys import unknown_keys  # few searches find nothing
+    if not shown and where:
+        from flowbed.index.search.unknown_keys import unknown_keys  # few searches find nothing
 
-    read = [live for live in collections if live.collection in found.versions]
-    warnings += await unknown_keys(where, read, datasets=datasets, at=at)
-    return SearchResults(hits=(), versions=found.versions, warnings=warnings)
+        read = [live for live in collections if live.collection in found.versions]
+        warnings += await unknown_keys(where, read, datasets=datasets, at=at)
+    more = len(hits) > limit
+    return SearchResults(
+        hits=tuple(shown),
+        versions=found.versions,
+        warnings=warnings,
+        next=write_cursor(page, shown, unit, versions=found.versions, search=searched) if more else None,
+        reranked_tokens=ranked.tokens,
+    )
 
 
 def _require(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -119,6 +119,9 @@ class SearchRequest(Closed):
     order: Annotated[
         Literal["score", "newest", "oldest"], Field(description="newest, oldest: the best by their time.")
     ] = "score"
+    rerank: Annotated[
+        bool, Field(description="Order the best hits by the reranker of the project's settings.")
+    ] = False
     limit: Annotated[int, Field(ge=1, le=10_000)] = 10
     cursor: Annotated[
         str | None, Field(description="`next` of the page before, with the same arguments.")
@@ -150,7 +153,10 @@ class SearchHit(BaseModel):
     document: str
     metadata: dict[str, Any]
     collection: str
-    scores: Annotated[dict[str, float], Field(description="In a hybrid search: the score in each list.")]
+    scores: Annotated[
+        dict[str, float],
+        Field(description="In a hybrid search the score in each list; `rerank`: that of the reranker."),
+    ]
     matched: Annotated[list[str], Field(description="Words of the query in the text; not by vector.")]
     highlights: Annotated[list[SearchHighlight], Field(description="Where these words are; not by vector.")]
 

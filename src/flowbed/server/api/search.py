@@ -64,6 +64,7 @@ def routes(service: Service) -> APIRouter:
             before=body.before,
             order=body.order,
             like=body.like,
+            rerank=body.rerank,
             cursor=body.cursor,
         )
         return json(

@@ -1,4 +1,4 @@
-"""Cohere's embeddings API (v2), simulated: `/v2/embed`, whose vectors have no index and are grouped by data type.
+"""Cohere's API (v2), simulated: `/v2/embed`, whose vectors have no index and are grouped by data type; `/v2/rerank`.
 
 Cohere's tokenizers are not available without a download, so tokens are counted with OpenAI's; the numbers differ.
 """
@@ -9,6 +9,7 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flowbed.testing.simulators.reranking import rerank_call, results_of
 from flowbed.testing.simulators.tokens import tokenizer
 from flowbed.testing.simulators.voyage import quantized
 from flowbed.testing.simulators.wire import Answer, Call, VendorError, as_json, fields
@@ -34,6 +35,8 @@ KNOWN = {
     "priority",
 }
 UNAUTHORIZED = 401
+RERANKERS = ("rerank-v3.5", "rerank-english-v3.0", "rerank-multilingual-v3.0")
+SEARCHED = 100  # texts that one search unit pays for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +75,7 @@ class Cohere:
 
     def read(self, request: Request) -> Call | Answer:
         """Validate a request as Cohere does."""
-        if request.path != "/v2/embed":
+        if request.path not in ("/v2/embed", "/v2/rerank"):
             raise _error(404, "404 page not found")
         if request.method != "POST":
             raise _error(405, "method not allowed")
@@ -83,6 +86,8 @@ class Cohere:
         payload = fields(request.body)
         if payload is None:
             raise _error(400, "invalid json syntax")
+        if request.path == "/v2/rerank":
+            return rerank_call(payload, RERANKERS, _error)
         return self._judge(payload)
 
     def width(self, call: Call) -> int:
@@ -91,6 +96,8 @@ class Cohere:
 
     def write(self, call: Call, vectors: Vectors) -> Answer:
         """Answer a call: a list of vectors for each requested data type, and the texts."""
+        if call.query:
+            return self._reranked(call, vectors)
         embeddings = {form: list(quantized(vectors.rows, form)) for form in call.form.split(",")}
         meta = {"api_version": {"version": "2"}, "billed_units": {"input_tokens": call.tokens}}
         body = {
@@ -101,6 +108,12 @@ class Cohere:
             "response_type": "embeddings_by_type",
         }
         return as_json(200, body)
+
+    def _reranked(self, call: Call, vectors: Vectors) -> Answer:
+        units = -(-len(call.texts) // SEARCHED)
+        meta = {"api_version": {"version": "2"}, "billed_units": {"search_units": units}}
+        name = f"00000000-0000-4000-8000-{next(self._numbers):012x}"
+        return as_json(200, {"id": name, "results": results_of(call, vectors), "meta": meta})
 
     def refuse(self, refusal: Refusal, request: Request) -> Answer:  # noqa: ARG002 - the seam hands it over
         """Word a refusal as Cohere does."""

@@ -1,6 +1,6 @@
 """Voyage's embeddings API, simulated; its requests and errors differ from OpenAI's.
 
-`/v1/embeddings`, and for jobs `/v1/files` and `/v1/batches`.
+`/v1/embeddings` and `/v1/rerank`, and for jobs `/v1/files` and `/v1/batches`.
 
 Voyage's tokenizers are not available without a download, so tokens are counted with OpenAI's; the numbers differ.
 """
@@ -15,6 +15,7 @@ import numpy as np
 
 from flowbed.testing.simulators.batch_api.jobs import Jobs
 from flowbed.testing.simulators.batch_api.voyage_jobs import WINDOW, BatchesApi, error
+from flowbed.testing.simulators.reranking import rerank_call, results_of
 from flowbed.testing.simulators.tokens import tokenizer
 from flowbed.testing.simulators.wire import Answer, Call, as_json, fields
 
@@ -42,6 +43,7 @@ DTYPES = ("float", "int8", "uint8", "binary", "ubinary")
 INPUT_TYPES = ("query", "document")
 INT8, UINT8_ZERO = 127, 128
 UNAUTHORIZED = 401
+RERANKERS = ("rerank-2.5", "rerank-2.5-lite", "rerank-2", "rerank-2-lite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,7 @@ class Voyage:
         if operation := self._batches.read(request):
             self._admit(request)
             return operation
-        if request.path != "/v1/embeddings":
+        if request.path not in ("/v1/embeddings", "/v1/rerank"):
             raise error(404, "Not Found")
         if request.method != "POST":
             raise error(405, "Method Not Allowed")
@@ -115,6 +117,8 @@ class Voyage:
         payload = fields(request.body)
         if payload is None:
             raise error(422, "The request body is not valid JSON.")
+        if request.path == "/v1/rerank":
+            return rerank_call(payload, RERANKERS, error)
         return self.call(payload)
 
     def width(self, call: Call) -> int:
@@ -123,6 +127,10 @@ class Voyage:
 
     def write(self, call: Call, vectors: Vectors) -> Answer:
         """Answer a call in its data type, in base64 or in numbers."""
+        if call.query:
+            data = results_of(call, vectors)
+            usage = {"total_tokens": call.tokens}
+            return as_json(200, {"object": "list", "data": data, "model": call.model, "usage": usage})
         dtype, _, form = call.form.partition("/")
         rows = quantized(vectors.rows, dtype)
         encoded: Sequence[Any] = list(rows)

@@ -73,7 +73,8 @@ class Stream:
 class Call:
     """What a valid request asks for: one vector of `model` for each of `texts`.
 
-    `dimensions` is None if the request leaves them to the model; `form` is the vendor's name of the vector format.
+    `dimensions` is None if the request leaves them to the model; `form` is the vendor's name of the vector format. A
+    request for reranking has a `query`, and its vectors have one dimension.
     """
 
     model: str
@@ -82,6 +83,7 @@ class Call:
     form: str
     input_type: str = ""
     dimensions: int | None = None
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
