@@ -510,8 +510,14 @@ class Flowbed(OpenProject):
         """
         if self._searcher is None:
             from flowbed.wiring.search import Searcher
+            from flowbed.wiring.search.reranking import Reranking
 
-            self._searcher = Searcher(self._store, self.reader(), self._embedders, self._reranking)
+            self._searcher = Searcher(
+                self._store,
+                self.reader(),
+                self._embedders,
+                Reranking(self.folder, self.settings, self._ledger, hidden=self.folder / opening.HIDDEN),
+            )
         return await self._searcher.find(
             query,
             collection=collection,

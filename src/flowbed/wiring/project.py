@@ -12,7 +12,6 @@ from flowbed.index.datasets import Datasets
 from flowbed.wiring import opening, process
 from flowbed.wiring.contexts import run_context
 from flowbed.wiring.models import Embedders
-from flowbed.wiring.reranking import Reranking
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +53,6 @@ class OpenProject:
         self._store, self._ledger = store, ledger
         self._datasets = Datasets(store)
         self._embedders = Embedders(folder, config, hidden=folder / opening.HIDDEN)
-        self._reranking = Reranking(folder, config, ledger, hidden=folder / opening.HIDDEN)
         self._searcher: Searcher | None = None
         self._reader: IndexReader | None = None
         self.rebound = ""  # what a repair of the ledger and of its binding to the store changed
@@ -71,12 +69,13 @@ class OpenProject:
         """Close files, connections and databases; later calls raise Rejected, but closing twice is allowed."""
         if isinstance(self._ledger, Closed):
             return
-        embedders, ledger, reranking = self._embedders, self._ledger, self._reranking
+        embedders, ledger, searcher = self._embedders, self._ledger, self._searcher
         gone: Any = Closed()
-        self._store = self._ledger = self._datasets = self._embedders = self._reranking = gone
+        self._store = self._ledger = self._datasets = self._embedders = gone
         self._searcher = self._reader = gone
         await embedders.close()
-        await reranking.aclose()
+        if searcher is not None:
+            await searcher.aclose()
         await ledger.close()
 
     @property

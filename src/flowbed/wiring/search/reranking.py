@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from flowbed import settings
 from flowbed.errors import Error, Misconfigured, Rejected, Transient
+from flowbed.index.search import Ranking
 from flowbed.ledger import SpendRow
 from flowbed.wiring import process
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed.embedding.reranking import Reranked, Reranker
-    from flowbed.index.search import Ranking
     from flowbed.ledger import Ledger
     from flowbed.records import Hit
 
@@ -42,8 +42,6 @@ class Reranking:
             Misconfigured: no reranker is set, or it cannot be used.
             Rejected: there are more hits than it takes.
         """
-        from flowbed.index.search import Ranking  # loaded by now; a project that is only opened does without it
-
         reranker = await self._reranker()
         if len(hits) > reranker.most:
             raise Rejected(f"{reranker.model} reranks at most {reranker.most:,} hits; lower the limit")

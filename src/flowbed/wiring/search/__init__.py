@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flowbed.records import Hit, SearchResults, Space
     from flowbed.storage import Store
     from flowbed.wiring.models import Embedders
-    from flowbed.wiring.reranking import Reranking
+    from flowbed.wiring.search.reranking import Reranking
 
 
 class Options(TypedDict):
@@ -52,6 +52,10 @@ class Searcher:
         """Search what `reader` reads."""
         self._store, self._reader = store, reader
         self._embedders, self._reranking = embedders, reranking
+
+    async def aclose(self) -> None:
+        """Close the reranker, if it was used."""
+        await self._reranking.aclose()
 
     async def find(
         self,
