@@ -93,7 +93,7 @@ SERVING = {"price"}
 
 
 def calls(face: type) -> set[str]:
-    return {name for name in vars(face) if not name.startswith("_")}
+    return {name for name, value in vars(face).items() if not name.startswith("_") and callable(value)}
 
 
 def coroutines(face: type) -> set[str]:

@@ -71,6 +71,7 @@ LARGE = {
     "cli": "one module a group of commands",
     "ledger/sql/tables": "one module a table",
     "server/api": "one module a group of routes",
+    "services": "one module a service",
     "testing/conformance": "one module a group of checks",
     "testing/ledger": "one module a table",
 }

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from flowbed.records import Hit, IndexedText, Plan, Purpose, Report, SearchResults, Status
     from flowbed.records.events import Handled
     from flowbed.records.precomputed import Ingested, PrecomputedRows
+    from flowbed.services.jobs.project_jobs import ProjectJobs
 
 
 class Flowbed(OpenProject):
@@ -398,6 +399,13 @@ class Flowbed(OpenProject):
             raise NotFound(
                 f"no live submission is called {submission!r}; `flowbed submissions list` names them"
             )
+
+    @property
+    def jobs(self) -> ProjectJobs:
+        """Jobs that write documents into collections in the background."""
+        from flowbed.services.jobs.project_jobs import ProjectJobs
+
+        return ProjectJobs(self, checked=settings.checked_name)
 
     async def spending(
         self,

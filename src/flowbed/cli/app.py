@@ -13,6 +13,7 @@ from flowbed.cli import (
     configure,
     dead_letters,
     drawing,
+    jobs,
     keys,
     maintenance,
     runs,
@@ -76,6 +77,17 @@ GROUPS: Mapping[str, tuple[str, Mapping[str, Command]]] = {
             "submit": submissions.submit,
             "poll": submissions.poll,
             "cancel": submissions.cancel,
+        },
+    ),
+    "jobs": (
+        "Jobs that write documents into collections in the background.",
+        {
+            "create": jobs.create,
+            "list": jobs.list_,
+            "show": jobs.show,
+            "wait": jobs.wait,
+            "cancel": jobs.cancel,
+            "retry": jobs.retry,
         },
     ),
     "dead-letters": (

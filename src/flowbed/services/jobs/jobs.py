@@ -65,6 +65,11 @@ class IndexJobService:
         return JobParts(bed=self._bed, rows=self._rows, files=self._files, quotas=self._quotas)
 
     @property
+    def files(self) -> FileService:
+        """The stored files."""
+        return self._files
+
+    @property
     def following(self) -> JobFollowing:
         """What follows the events of jobs, for all clients of this process."""
         if self._following is None:
