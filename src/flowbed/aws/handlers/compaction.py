@@ -30,8 +30,13 @@ async def handler(event: Any, call: Invocation) -> dict[str, Any]:
     collection = said.get("collection")
     if collection is not None and not isinstance(collection, str):
         raise Rejected(f"collection has to be a text, not {shown(collection)}", param="collection")
-    done = await (await call.project()).commit(collection or None)
-    return answer(done, call)
+    bed = await call.project()
+    answered = answer(await bed.commit(collection or None), call)
+    from flowbed.aws.statuses import tables, write_statuses
+
+    if tables(bed):
+        call.lines.count(StatusesWritten=await write_statuses(bed))
+    return answered
 
 
 def answer(done: CommitReport, call: Invocation) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -82,7 +82,7 @@ class TableReceipts:
         last = int(since) if mark == FINGERPRINT and since.isdecimal() else 0
         if last and now - last < self.every:
             async for page in self._pages(*OF_STATUS, UNEMBEDDED):
-                yield page
+                yield replace(page, cursor=cursor)
             yield Page(cursor=cursor)
             return
         listed = 0
@@ -115,7 +115,8 @@ class TableReceipts:
             answer = await self.client.read(
                 "query",
                 IndexName=index,
-                KeyConditionExpression=f"{name} = :v",
+                KeyConditionExpression="#n = :v",  # TYPE is a reserved word
+                ExpressionAttributeNames={"#n": name},
                 ExpressionAttributeValues={":v": {"S": value}},
                 **more,
             )
@@ -127,17 +128,18 @@ class TableReceipts:
     async def _page(self, receipts: Sequence[tuple[str, int]]) -> Page:
         slots = asyncio.Semaphore(AT_ONCE)
 
-        async def read(image: str, receipt: int) -> Entry | Problem | None:
+        async def read_one(image: str, receipt: int) -> Entry | Problem | None:
             async with slots:
-                return await self._entry(image, receipt)
+                return await self.read(image, receipt)
 
-        found = await asyncio.gather(*(read(*each) for each in receipts))
+        found = await asyncio.gather(*(read_one(*each) for each in receipts))
         return Page(
             entries=[each for each in found if isinstance(each, Entry)],
             problems=[each for each in found if isinstance(each, Problem)],
         )
 
-    async def _entry(self, image: str, receipt: int) -> Entry | Problem | None:
+    async def read(self, image: str, receipt: int) -> Entry | Problem | None:
+        """Read one receipt; None where there is none."""
         document = f"IMAGE#{image}#RECEIPT#{receipt:05d}"
         items: list[Mapping[str, Any]] = []
         async for some in self.query(*OF_RECEIPT, document):
