@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
-from flowbed.errors import Rejected
+from flowbed.errors import Error, Rejected
 from flowbed.index import full_text
+from flowbed.index import search as searching
 from flowbed.index.compaction import compact, is_due
+from flowbed.index.datasets import Datasets
 from flowbed.index.erasure import erase_rows
 from flowbed.index.full_text import matching, words_of
+from flowbed.index.repair import damage_of_full_text, rebuild_full_text
 from flowbed.index.search import search
 from flowbed.index.search.row_cache import RowCache
-from flowbed.index.versions import versions
-from flowbed.index.versions.history import restore
+from flowbed.index.versions import identity, versions
+from flowbed.index.versions.history import restore, restored_since
 from flowbed.index.versions.retention import NOTHING
 
 if TYPE_CHECKING:
@@ -199,6 +204,31 @@ async def test_search_query_without_words_warns(bench: Bench, filled: Live) -> N
     assert "no word to look for" in found.warnings[0]
 
 
+async def test_search_query_of_countless_words_looks_for_the_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "WORDS", 3)
+    live = await fill(bench)
+    found = await ask(bench, live, "one two DOGS two café jumped")
+    assert [hit.id for hit in found.hits] == ["s#a#0"]
+    assert found.hits[0].matched == ("DOGS",)
+    assert found.warnings == ("of 5 different words in the query, the first 3 were looked for",)
+
+
+async def test_version_that_rewrote_the_full_text_index_has_no_identity_and_is_searched(bench: Bench) -> None:
+    """Lance's description of such a version cannot be read, which stops neither publications nor rollbacks."""
+    live = await fill(bench)
+    await index(bench, live)
+    for version in range(2, 5):
+        await fill(bench, {"s#a#0": f"a dog of version {version}"}, version=version)
+    dataset = await bench.datasets.writable(live)
+    dataset.optimize.compact_files(materialize_deletions_threshold=0.0)
+    newest = int(dataset.version)
+    assert await identity(live, newest, datasets=bench.datasets) == ""
+    assert (await restored_since(live, 0, datasets=bench.datasets))[0] == newest
+    assert await ids(bench, live, "dog") == ["s#a#0"]
+
+
 async def test_search_many_rows_without_an_index_says_how_to_build_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +292,25 @@ async def test_full_text_index_that_lags_much_is_due_and_extended(
     assert built is not None
     assert len(built.segments) <= 2
     assert await ids(bench, live, "dog") == ["s#a#0"]
+
+
+async def test_damaged_full_text_index_is_found_and_built_again(bench: Bench) -> None:
+    """Searches by vector go on meanwhile."""
+    live = await fill(bench)
+    await index(bench, live)
+    assert await damage_of_full_text(live, datasets=bench.datasets) == ""
+    folder = Path(bench.store.location(live.key).uri) / "_indices"
+    for file in folder.rglob("*.lance"):
+        file.write_bytes(b"damaged" + file.read_bytes()[7:-100])
+    fresh = Datasets(bench.store)
+    with pytest.raises(Error):
+        await search(None, [live], datasets=fresh, text="dog", mode="text")
+    assert len((await search(np.ones(8, np.float32), [live], datasets=fresh)).hits) == 5
+    assert await damage_of_full_text(live, datasets=fresh)
+    await rebuild_full_text(live, datasets=fresh)
+    assert await damage_of_full_text(live, datasets=Datasets(bench.store)) == ""
+    found = await search(None, [live], datasets=Datasets(bench.store), text="dog", mode="text")
+    assert [hit.id for hit in found.hits] == ["s#a#0"]
 
 
 @pytest.mark.parametrize("how", ["forget", "compact --now"])

@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from flowbed.errors import Rejected
 from flowbed.index.audit import DOUBLED, ID, ILL_FORMED, dimensions_of
 from flowbed.index.datasets import DamagedIndex, FileMissing, UnfitIndex, blocking
+from flowbed.index.full_text import NAME as FULL_TEXT
+from flowbed.index.full_text import build_full_text, full_text
 from flowbed.index.partitions import partitioned
 from flowbed.index.schema import schema
 
@@ -140,6 +142,27 @@ async def damage_of_index(live: Live, *, datasets: Datasets) -> str:
         return await blocking(look, f"the vector index of {live.collection}")
     except (DamagedIndex, FileMissing, Rejected) as error:
         return str(error.__cause__)
+
+
+async def damage_of_full_text(live: Live, *, datasets: Datasets) -> str:
+    """Return why the full-text index cannot be read, found by reading all of it; empty if it can."""
+    dataset = await datasets.open(live)
+
+    def look() -> str:
+        if dataset is not None and full_text(dataset) is not None:
+            dataset.prewarm_index(FULL_TEXT)
+        return ""
+
+    try:
+        return await blocking(look, f"the full-text index of {live.collection}")
+    except (DamagedIndex, FileMissing, Rejected) as error:
+        return str(error.__cause__)
+
+
+async def rebuild_full_text(live: Live, *, datasets: Datasets) -> None:
+    """Build the full-text index again, of the rows that there are."""
+    dataset = await datasets.writable(live)
+    await blocking(lambda: build_full_text(dataset), f"the full-text index of {live.collection}")
 
 
 async def drop_index(live: Live, *, datasets: Datasets) -> None:

@@ -11,13 +11,14 @@ from flowbed.index import audit
 from flowbed.index.audit import Expected, compare, open_newest
 from flowbed.index.commit import is_stale
 from flowbed.index.datasets import DamagedIndex, FileMissing, Unexplained, UnfitIndex
-from flowbed.index.repair import damage_of_index, faulty_ids
+from flowbed.index.repair import damage_of_full_text, damage_of_index, faulty_ids
 from flowbed.lanes.batch_files import read_chunk_texts
 from flowbed.lanes.claims import WAITING
 from flowbed.maintenance.inconsistencies import (
     DELTA_DAMAGED,
     DELTA_MISSING,
     DELTA_SPACE,
+    FULL_TEXT_INDEX,
     SPACE,
     TEXT_LOST,
     UNFIT,
@@ -122,13 +123,22 @@ async def _index_faults(
             written = await context.ledger.documents.cursor(precomputed_source(collection))
             found.add(await faulty_ids(live, datasets=context.datasets, any_id=written.token > 0))
         await open_newest(live, datasets=context.datasets)
-        if live is not None and rows and (damage := await damage_of_index(live, datasets=context.datasets)):
-            found.add({VECTOR_INDEX: [damage]})
+        if live is not None and rows:
+            found.add(await _damaged_indexes(context, live))
     except (DamagedIndex, FileMissing, Unexplained, Rejected) as error:
         found.add({UNREADABLE: [str(error)]})
     except UnfitIndex as error:
         found.add({UNFIT: [str(error)]})
     return found
+
+
+async def _damaged_indexes(context: IndexContext, live: Live) -> dict[str, list[str]]:
+    """Return why the vector index or the full-text index cannot be read."""
+    damages = {
+        VECTOR_INDEX: await damage_of_index(live, datasets=context.datasets),
+        FULL_TEXT_INDEX: await damage_of_full_text(live, datasets=context.datasets),
+    }
+    return {kind: [damage] for kind, damage in damages.items() if damage}
 
 
 async def _compare(context: IndexContext, collection: str, live: Live | None) -> Inconsistencies:

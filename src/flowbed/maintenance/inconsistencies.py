@@ -15,6 +15,7 @@ SPACE = "space"
 UNFIT = "unfit"
 UNREADABLE = "unreadable"
 VECTOR_INDEX = "vector-index"
+FULL_TEXT_INDEX = "full-text-index"
 DELTA_MISSING = "delta-missing"
 DELTA_DAMAGED = "delta-damaged"
 DELTA_SPACE = "delta-space"
@@ -26,6 +27,7 @@ MEANINGS = {
     UNFIT: "that cannot be committed to",
     UNREADABLE: "that cannot be read",
     VECTOR_INDEX: "that cannot be read",
+    FULL_TEXT_INDEX: "that cannot be read",
     DELTA_MISSING: "needed by a run, but not in the store",
     DELTA_DAMAGED: "with other bytes than the run recorded",
     DELTA_SPACE: "of another space than the collection",
@@ -37,6 +39,7 @@ THINGS = {
     UNFIT: "index",
     UNREADABLE: "index",
     VECTOR_INDEX: "vector index",
+    FULL_TEXT_INDEX: "full-text index",
     DELTA_MISSING: "delta",
     DELTA_DAMAGED: "delta",
     DELTA_SPACE: "delta",

@@ -9,7 +9,7 @@ from flowbed.errors import Damaged, Rejected
 from flowbed.index import audit
 from flowbed.index.active_space import ACTIVE, begin_space
 from flowbed.index.datasets import DamagedIndex, FileMissing
-from flowbed.index.repair import drop_index, keep_newest, rebuild, remove_rows
+from flowbed.index.repair import drop_index, keep_newest, rebuild, rebuild_full_text, remove_rows
 from flowbed.lanes.batch_files import read_chunk_texts
 from flowbed.lanes.claims import CLAIM, WAITING
 from flowbed.lanes.failures import reset_documents
@@ -19,6 +19,7 @@ from flowbed.maintenance.inconsistencies import (
     DELTA_DAMAGED,
     DELTA_MISSING,
     DELTA_SPACE,
+    FULL_TEXT_INDEX,
     SPACE,
     UNFIT,
     UNREADABLE,
@@ -28,8 +29,9 @@ from flowbed.pipeline.changes import GUARDED_COUNT, GUARDED_SHARE
 from flowbed.records import Space
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from flowbed.index.active_space import Live
     from flowbed.lanes.contexts import Context, IndexContext
     from flowbed.maintenance.inconsistencies import Inconsistencies
 
@@ -81,11 +83,8 @@ async def repair(
         # If it is the ledger that is wrong, only reading the document again corrects it.
         altered = [row for each in faults[audit.ALTERED] for row in await context.ledger.chunks.find(each)]
         await reset_documents(altered, context.ledger)
-    if live is not None and faults.get(VECTOR_INDEX):
-        await drop_index(live, datasets=context.datasets)
-        notes.append(
-            f"the vector index of {collection} was dropped: searches scan all rows until it is built again"
-        )
+    if live is not None:
+        notes += await _repair_indexes(context, live, faults)
     if live is not None and faults.get(audit.DOUBLED):
         await keep_newest(live, faults[audit.DOUBLED], datasets=context.datasets)
     gone = list(dict.fromkeys(each for kind in UNWANTED for each in faults.get(kind, ())))
@@ -103,6 +102,22 @@ async def repair(
         await remove_rows(live, gone, datasets=context.datasets)
     await _restore_texts(context)
     return Repaired(waiting=waiting, removed=len(gone), deltas=deltas, notes=tuple(notes), withheld=withheld)
+
+
+async def _repair_indexes(
+    context: IndexContext, live: Live, faults: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Drop a damaged vector index, build a damaged full-text index again, and say so."""
+    notes = []
+    if faults.get(VECTOR_INDEX):
+        await drop_index(live, datasets=context.datasets)
+        notes.append(
+            f"the vector index of {live.collection} was dropped: searches scan all rows until it is built again"
+        )
+    if faults.get(FULL_TEXT_INDEX):
+        await rebuild_full_text(live, datasets=context.datasets)
+        notes.append(f"the full-text index of {live.collection} was built again")
+    return notes
 
 
 def doubtful(unknown: int, live: int) -> bool:
