@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,8 @@ from flowbed.services.jobs.chunk_states import (
     requeue_collection,
 )
 from flowbed.services.jobs.documents import InputDocuments
-from flowbed.services.jobs.notes import end_note, note, progress_note
+from flowbed.services.jobs.lease import ATTEMPTS_MOST, FAILED, RETRY_SECONDS, HeldJob, Stopped
+from flowbed.services.jobs.notes import note
 from flowbed.services.jobs.requests import id_of, input_key, read_input
 from flowbed.services.jobs.undo import (
     Replaced,
@@ -37,10 +37,10 @@ from flowbed.services.jobs.undo import (
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from flowbed.lanes.contexts import RunContext
-    from flowbed.ledger.index_jobs import IndexJobRow, IndexJobs, JobNote
+    from flowbed.ledger.index_jobs import IndexJobRow, IndexJobs
     from flowbed.pipeline.sync import Synced
     from flowbed.records import Problem
     from flowbed.services.files import FileService
@@ -49,26 +49,16 @@ if TYPE_CHECKING:
     from flowbed.services.project import Project
     from flowbed.services.quotas import QuotaService
 
-# Seconds of a job's lease, and between two renewals: after its holder's machine fails, others wait this long.
-LEASE_SECONDS, RENEW_SECONDS = 30.0, 2.0
 # Seconds that a job is worked on before the next one of its stage gets its turn.
 TURN_SECONDS = 10.0
 # Chunks that are embedded before the job's counts are written, and whether it was cancelled is looked at.
 SLICE = 512
-# Seconds before a job that failed for a passing reason is tried again, doubled each time.
-RETRY, RETRY_MOST = 1.0, 60.0
-# A job is given up whose worker ended this often before it got on, or that failed so often for a reason of our own.
-ATTEMPTS_MOST = 5
-IDLE_MOST = 2
+IDLE_MOST = 2  # slices in a row that embed nothing before the job is tried again later
 FAULTS_MOST = 100  # more are counted, and not listed
 CHUNKING, EMBEDDING, STORING = STAGES
 NOBODY = Caller(background=True)
-COMPLETED, FAILED, CANCELLED = "completed", "failed", "cancelled"
+COMPLETED, CANCELLED = "completed", "cancelled"
 REEMBED = "reembed"
-
-
-class LeaseLost(Exception):  # noqa: N818 - it ends this process's work on a job, which goes on elsewhere
-    """Another process holds the lease of the job."""
 
 
 class Waits(Exception):  # noqa: N818 - it ends a piece of work, and is not seen outside
@@ -78,10 +68,6 @@ class Waits(Exception):  # noqa: N818 - it ends a piece of work, and is not seen
         """Keep until when, and why."""
         super().__init__(reason)
         self.due, self.reason = due, reason
-
-
-class Stopped(Exception):  # noqa: N818 - it ends a piece of work, and is not seen outside
-    """The job was cancelled, or the worker is to stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +87,18 @@ class IndexJobExecution:
         self, row: IndexJobRow, parts: JobParts, *, worker: str, monotonic: Callable[[], float]
     ) -> None:
         """Continue `row`, which `worker` holds."""
-        self.row, self._parts, self._worker = row, parts, worker
-        self._bed, self._clock, self._monotonic = parts.bed, parts.bed.clock, monotonic
+        self._job = HeldJob(row, parts.rows, worker=worker, clock=parts.bed.clock)
+        self._parts, self._bed = parts, parts.bed
+        self._clock, self._monotonic = parts.bed.clock, monotonic
         self._source = documents_source(row.collection)
         self._owner = JobOwner(parts.bed.ledger.keys, row.owner)
-        self._stop, self._over = asyncio.Event(), asyncio.Event()
         self._caller: Caller | None = None
         self._idle = 0  # slices in a row that embedded nothing
+
+    @property
+    def row(self) -> IndexJobRow:
+        """The job as it was written last."""
+        return self._job.row
 
     async def run(self) -> None:
         """Do the work of the job's stage, and pass it on; afterwards nobody holds the job.
@@ -115,19 +106,8 @@ class IndexJobExecution:
         Raises:
             LeaseLost: another process executes the job.
         """
-        renewing = asyncio.create_task(self._renew())
-        try:
+        async with self._job.renewed():
             await self._attempt()
-        except asyncio.CancelledError:
-            # The worker is to end: another one, or the next start, goes on at once.
-            with contextlib.suppress(
-                LeaseLost, Error
-            ):  # it was passed on already, or its lease ends by itself
-                await asyncio.shield(self._release(attempts=max(0, self.row.attempts - 1)))
-            raise
-        finally:
-            self._over.set()
-            await asyncio.gather(renewing, return_exceptions=True)
 
     async def _attempt(self) -> None:
         try:
@@ -135,16 +115,16 @@ class IndexJobExecution:
             with background():
                 await (self._cancelling() if self.row.cancel else getattr(self, f"_{self.row.stage}")())
         except Stopped:
-            await self._release(attempts=0)
+            await self._job.release(attempts=0)
         except Waits as waits:
-            await self._release(reason=waits.reason, due=waits.due)
+            await self._job.release(reason=waits.reason, due=waits.due)
         except (Misconfigured, Rejected) as error:
             await self._end(FAILED, error=str(error))
         except Transient as error:
-            wait = error.retry_after or min(RETRY_MOST, RETRY * 2 ** min(self.row.attempts, 10))
-            await self._release(reason=str(error), due=self._clock() + round(wait * 1e6))
+            wait = error.retry_after or RETRY_SECONDS
+            await self._job.release(reason=str(error), due=self._clock() + round(wait * 1e6))
         except Error as error:
-            await self._fail_after_attempts(str(error))
+            await self._job.fail_after_attempts(str(error))
 
     async def _begin(self) -> None:
         """Give up a job that kills its workers, and say that it has begun."""
@@ -159,9 +139,9 @@ class IndexJobExecution:
             cancelled = await self._parts.rows.cancel(
                 row.id, "keep", note("cancelling", self._clock(), finished="keep")
             )
-            self.row = cancelled or row
+            self._job.row = cancelled or row
         if row.state == "queued":
-            await self._save([note("started", self._clock())], state="running", reason="")
+            await self._job.save([note("started", self._clock())], state="running", reason="")
 
     async def _chunking(self) -> None:
         """Chunk the documents of the job into batch files and record them, or let all of a collection wait again."""
@@ -174,7 +154,7 @@ class IndexJobExecution:
             states = await requeue_collection(self._bed.ledger, self.row.collection, now=self._clock())
         else:
             states = await self._states(parts)
-        await self._pass_on(
+        await self._job.pass_on(
             EMBEDDING,
             documents=len(parts),
             chunks=states.total,
@@ -196,7 +176,9 @@ class IndexJobExecution:
         )
         await check_space(feed, context)
         await keep_replaced(self.row.id, parts, self._rules, context)
-        synced: Synced = await self._interruptible(sync(feed, context, allow_deletes=True, troubled=False))
+        synced: Synced = await self._job.interruptible(
+            sync(feed, context, allow_deletes=True, troubled=False)
+        )
         if any(not each.document for each in synced.problems):
             raise Transient("other jobs kept writing the same collection; it is tried again")
         return synced.problems
@@ -227,13 +209,13 @@ class IndexJobExecution:
         await release_dead_workers(context, await context.ledger.overview())
         begun = self._monotonic()
         while await self._waiting(context, batches):
-            self._require_going_on()
+            self._job.require_going_on()
             if self._monotonic() - begun > TURN_SECONDS:
                 raise Stopped
             granted = await self._granted()
             made = granted
             try:
-                done = await self._interruptible(
+                done = await self._job.interruptible(
                     embed(context, sources=sources, batches=batches, limit=granted)
                 )
                 made = done.sent
@@ -246,7 +228,7 @@ class IndexJobExecution:
             states = await self._states(await read_input(self._bed.store, self.row.id))
             if states.claimed:
                 raise Transient("another process is embedding some of its chunks")
-        await self._pass_on(STORING)
+        await self._job.pass_on(STORING)
 
     async def _storing(self) -> None:
         """Commit what was embedded, and end the job."""
@@ -255,7 +237,9 @@ class IndexJobExecution:
         states = await self._states(parts)
         if states.waiting or states.held:
             # What another process had claimed, or a repair has sent round again.
-            await self._pass_on(EMBEDDING, stored=states.stored, due=self._clock() + round(RETRY * 1e6))
+            await self._job.pass_on(
+                EMBEDDING, stored=states.stored, due=self._clock() + round(RETRY_SECONDS * 1e6)
+            )
         else:
             await self._finish(states)
 
@@ -320,6 +304,11 @@ class IndexJobExecution:
             faults=orjson.dumps(faults[:FAULTS_MOST]).decode(),
         )
 
+    async def _end(self, state: str, *, error: str = "", **changes: Any) -> None:
+        await self._job.end(state, error=error, **changes)
+        if state == COMPLETED:
+            await self._bed.store.delete([input_key(self.row.id), replaced_key(self.row.id)])
+
     async def _granted(self) -> int:
         """Take the embeddings of a slice from the owner's quota, as many as are left.
 
@@ -350,7 +339,7 @@ class IndexJobExecution:
         row = self.row
         if done.chunks or done.sent:
             sent = min(done.sent, done.chunks)
-            await self._save(
+            await self._job.save(
                 progress=True,
                 embedded=row.embedded + sent,
                 cached=row.cached + done.chunks - sent,
@@ -364,100 +353,6 @@ class IndexJobExecution:
             raise Transient(
                 done.stopped or (done.failures[0].reason if done.failures else "its chunks are held")
             )
-
-    def _require_going_on(self) -> None:
-        if self._stop.is_set() or self.row.cancel:
-            raise Stopped
-
-    async def _interruptible(self, work: Coroutine[Any, Any, Any]) -> Any:  # the result of the work
-        """Await work, which is cancelled when the job is to stop."""
-        task = asyncio.create_task(work)
-        stop = asyncio.create_task(self._stop.wait())
-        try:
-            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise Stopped
-            return await task
-        finally:
-            for each in (task, stop):
-                each.cancel()
-            await asyncio.gather(task, stop, return_exceptions=True)
-
-    async def _renew(self) -> None:
-        """Renew the lease, and notice that the job was cancelled or taken over."""
-        while not await self._is_over():
-            now = self._clock()
-            until = now + round(LEASE_SECONDS * 1e6)
-            try:
-                held = await self._parts.rows.hold(self.row.id, worker=self._worker, now=now, until=until)
-            except Error:
-                continue  # its lease lasts for many renewals
-            if held is None or (held.cancel and not self.row.cancel):
-                self._stop.set()
-
-    async def _is_over(self) -> bool:
-        """Wait for the end of the work, or until the lease is to be renewed."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(RENEW_SECONDS):
-                await self._over.wait()
-        return self._over.is_set()
-
-    async def _pass_on(self, stage: str, **changes: Any) -> None:
-        """Pass the job on to the workers of another stage."""
-        at = self._clock()
-        await self._save(
-            [note("stage", at, stage=stage)],
-            progress=True,
-            stage=stage,
-            **{"attempts": 0, "due": 0, "reason": "", "worker": "", "until": 0, **changes},
-        )
-
-    async def _release(self, *, attempts: int | None = None, due: int = 0, reason: str = "") -> None:
-        """Let any worker continue the job, when it is due."""
-        row = self.row
-        # A failure that was seen is none of the worker's ends.
-        left = max(0, row.attempts - 1) if attempts is None else attempts
-        notes = [note("warning", self._clock(), message=reason)] if reason and reason != row.reason else []
-        await self._save(notes, attempts=left, due=due, reason=reason, worker="", until=0)
-
-    async def _fail_after_attempts(self, error: str) -> None:
-        """Try again later what failed for a reason of our own, and give it up after some attempts."""
-        if self.row.attempts >= ATTEMPTS_MOST:
-            await self._end(FAILED, error=error)
-            return
-        wait = min(RETRY_MOST, RETRY * 2**self.row.attempts)
-        await self._release(attempts=self.row.attempts, due=self._clock() + round(wait * 1e6), reason=error)
-
-    async def _end(self, state: str, *, error: str = "", **changes: Any) -> None:
-        at = self._clock()
-        ended = replace(self.row, state=state, error=error, **changes)
-        await self._save(
-            [end_note(ended, at)],
-            state=state,
-            error=error,
-            reason="",
-            ended=at,
-            worker="",
-            until=0,
-            **changes,
-        )
-        if state == COMPLETED:
-            await self._bed.store.delete([input_key(self.row.id), replaced_key(self.row.id)])
-
-    async def _save(self, notes: Sequence[JobNote] = (), *, progress: bool = False, **changes: Any) -> None:
-        """Write changed fields with their events, and stamp the start of a new state."""
-        now = self._clock()
-        until = now + round(LEASE_SECONDS * 1e6)
-        row = replace(self.row, **{"worker": self._worker, "until": until, **changes})
-        if row.state != self.row.state:
-            stamps = {**orjson.loads(row.stamps), row.state: now}
-            row = replace(row, stamps=orjson.dumps(stamps).decode())
-        if progress:
-            notes = [*notes, progress_note(row, now)]
-        saved = await self._parts.rows.save(row, notes, worker=self._worker)
-        if saved is None:
-            raise LeaseLost
-        self.row = saved
 
 
 def _faults(problems: Sequence[Problem]) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from flowbed.ledger.index_jobs import STAGES
 from flowbed.records.tasks import LAST, Task
-from flowbed.services.jobs.execution import LEASE_SECONDS, IndexJobExecution, LeaseLost
+from flowbed.services.jobs.execution import IndexJobExecution
+from flowbed.services.jobs.lease import LEASE_SECONDS, LeaseLost
 from flowbed.services.jobs.tasks import queue_of, task_of
 from flowbed.telemetry import log
 
