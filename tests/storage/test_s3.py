@@ -76,7 +76,7 @@ class TestFaultyS3(TestS3):
 
     @pytest.fixture(autouse=True)
     def _server(self, s3_server: S3Server) -> Iterator[None]:
-        with S3Proxy(s3_server.url, FAULTS, seed=1) as proxy:
+        with S3Proxy(s3_server.url, FAULTS, seed=3) as proxy:
             self.endpoint = proxy.url
             yield
 
@@ -253,8 +253,55 @@ async def test_reading_does_not_test_conditions(store: Store, proxy: S3Proxy) ->
     proxy.forget()
     await asyncio.gather(*(store.create(f"{number}", b"x") for number in range(8)))
     tries = [exchange for exchange in proxy.exchanges if exchange.key.endswith("/.store/conditions")]
-    assert len(tries) == 3
+    assert len(tries) == 5  # and of one with the right etag, which is read first
+    raced = [exchange for exchange in proxy.exchanges if "/.store/race-" in exchange.key]
+    assert [each.method for each in raced] == ["PUT"] * 8
+    assert [each.query for each in proxy.exchanges if each.method == "POST"] == ["delete"]
     assert len(await keys(store, "")) == 8
+
+
+async def test_conditions_of_a_store_that_was_tried_are_tested_with_three_requests(
+    store: Store, proxy: S3Proxy, tmp_path: Path
+) -> None:
+    """The race, and the replacement, are tried once for each store, not in each process."""
+    await store.create("k", b"x")
+    proxy.forget()
+    await open_s3(proxy.url, tmp_path).create("other", b"x")
+    methods = [each.method for each in proxy.exchanges if "/.store/" in each.key]
+    assert sorted(methods) == ["GET", "PUT", "PUT"]
+
+
+async def test_store_taking_etags_without_quotes_is_used(
+    store: Store, proxy: S3Proxy, tmp_path: Path
+) -> None:
+    """Where a right etag in quotes is refused, etags are sent without, by later processes too."""
+    proxy.order(S3Fault(method="PUT", bare_etags=True))
+    for place in (store, open_s3(proxy.url, tmp_path)):
+        await place.put("k", b"one")
+        etag = (await place.get("k")).etag
+        assert etag.startswith('"')
+        await place.replace("k", b"two", etag=etag)
+        with pytest.raises(Conflict):
+            await place.replace("k", b"three", etag=etag)
+        assert (await place.get("k")).body == b"two"
+
+
+async def test_store_refusing_the_right_etag_is_refused(store: Store, proxy: S3Proxy) -> None:
+    """Such a store would never replace anything."""
+    tries = range(4, 99)  # after two creations and a replacement that must be refused
+    proxy.order(S3Fault(method="PUT", key="*/.store/conditions", before=PRECONDITION_FAILED, calls=tries))
+    with pytest.raises(Misconfigured, match="refuses If-Match with the etag that it has answered with"):
+        await store.create("k", b"x")
+
+
+async def test_store_letting_several_creators_win_is_refused(
+    store: Store, proxy: S3Proxy, s3_server: S3Server, tmp_path: Path
+) -> None:
+    """A server that checks before it writes refuses a second creator, and lets those win that come at once."""
+    proxy.order(S3Fault(method="PUT", key="*/.store/race-*", unconditional=True))
+    with pytest.raises(Misconfigured, match="lets 8 of 8 concurrent creators of one object win"):
+        await store.create("k", b"x")
+    assert await keys(open_s3(s3_server.url, tmp_path), "") == []
 
 
 async def test_conditions_tested_concurrently_are_supported(proxy: S3Proxy, tmp_path: Path) -> None:

@@ -59,7 +59,8 @@ class S3Fault:
     `method` and `key` (bucket, slash, key) are shell patterns; `conditional` selects requests with (or without) a
     condition; `calls` numbers the matching requests, from 1; None means all. A random share of `probability` of these
     is affected: they come `delay` seconds late, or up to that with `jitter`, or let another request overtake them
-    (`reorder`); they lose their conditions (`unconditional`); then `before` is answered instead of the request, or
+    (`reorder`); they lose their conditions (`unconditional`); their If-Match counts only without quotes (`bare_etags`),
+    as with Ceph; then `before` is answered instead of the request, or
     `after` once the server has applied it. `truncate` cuts the connection halfway through the answer.
     """
 
@@ -72,6 +73,7 @@ class S3Fault:
     jitter: bool = False
     reorder: bool = False
     unconditional: bool = False
+    bare_etags: bool = False
     before: Answer | None = None
     after: Answer | None = None
     truncate: bool = False
@@ -193,9 +195,9 @@ class S3Proxy:
         headers = CIMultiDict(
             (name, value) for name, value in request.headers.items() if name.lower() not in OWN
         )
-        if any(fault.unconditional for fault in due):
-            for name in CONDITIONS:
-                headers.popall(name, None)
+        if not _take_conditions(headers, due):
+            await sent.drain()
+            return self._instead(PRECONDITION_FAILED, request, sent)
         url = URL(self._upstream + request.raw_path, encoded=True)
         body = sent if request.body_exists else None
         async with self._client.request(
@@ -303,6 +305,18 @@ class _Counted:
         """Read the body to its end, as a regular server does."""
         async for _ in self:
             pass
+
+
+def _take_conditions(headers: CIMultiDict[str], due: Sequence[S3Fault]) -> bool:
+    """Change the conditions of a request as its faults say; return False if it is to be refused for them."""
+    if any(fault.bare_etags for fault in due) and (etag := headers.get("If-Match")):
+        if etag.startswith('"'):
+            return False
+        headers["If-Match"] = f'"{etag}"'
+    if any(fault.unconditional for fault in due):
+        for name in CONDITIONS:
+            headers.popall(name, None)
+    return True
 
 
 def _key(request: web.BaseRequest) -> str:
