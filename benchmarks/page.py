@@ -23,6 +23,7 @@ from benchmarks import (
     search,
     server,
     sources,
+    workers,
 )
 from benchmarks.picture import picture
 from benchmarks.results import read_result
@@ -51,6 +52,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "questions": questions,
     "limits": limits,
     "sources": sources,
+    "workers": workers,
 }
 
 
