@@ -70,7 +70,8 @@ class Sync:
 
     async def run(self, key: str) -> Sequence[Task]:
         """Fetch it, unless another worker just has; its batch files are embedded next."""
-        if (await self._due()).get(key, self._bed.clock() + 1) > self._bed.clock():
+        due = (await self._due()).get(key)
+        if due is None or due > self._bed.clock():
             return ()
         written: list[BatchRow] = []
         synced = await self._bed.fetch(key, wrote=written.append)
