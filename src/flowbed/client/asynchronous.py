@@ -61,6 +61,7 @@ class AsyncClient:
         order: Literal["score", "newest", "oldest"] | None = None,
         since: str | float | None = None,
         before: str | float | None = None,
+        rerank: bool | None = None,
         at: int | None = None,
         cursor: str | None = None,
     ) -> SearchResponse:
@@ -82,6 +83,7 @@ class AsyncClient:
             "order": order,
             "since": since,
             "before": before,
+            "rerank": rerank,
             "at": at,
             "cursor": cursor,
         }

@@ -60,6 +60,7 @@ class Client:
         order: Literal["score", "newest", "oldest"] | None = None,
         since: str | float | None = None,
         before: str | float | None = None,
+        rerank: bool | None = None,
         at: int | None = None,
         cursor: str | None = None,
     ) -> SearchResponse:
@@ -77,6 +78,7 @@ class Client:
                 order=order,
                 since=since,
                 before=before,
+                rerank=rerank,
                 at=at,
                 cursor=cursor,
             )

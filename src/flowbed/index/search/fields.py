@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flowbed.index.native import Dataset
     from flowbed.records import Scalar
 
-# Rows that are read: all of up to this many, and of more as many, spread evenly. They take half a second.
+# Rows that are read: all of up to this many, and of more as many, spread evenly. They take 0.4 s of CPU.
 READ = 100_000
 # Values that are counted at a time, of all keys together; the rarest are dropped beyond. Some 30 MB.
 COUNTED = 200_000
@@ -170,10 +170,10 @@ def _spread(dataset: Dataset, condition: str, *, step: int) -> Iterator[str | No
     scanner = dataset.scanner(columns=["metadata"], filter=condition, batch_size=BATCH, batch_readahead=2)
     before = taken = 0
     for batch in scanner.to_pyarrow():
-        column = batch["metadata"].to_pylist()
+        column = batch["metadata"]
         # Another one of each `step`, spread evenly: what repeats every few rows would otherwise hide.
         while (chosen := taken * step + int(taken * GOLDEN % 1 * step)) < before + len(column):
-            yield column[chosen - before]
+            yield column[chosen - before].as_py()
             taken += 1
         before += len(column)
 
