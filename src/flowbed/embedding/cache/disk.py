@@ -75,6 +75,16 @@ class VectorFile:
         """
         return await self._call(lambda connection: self._get(connection, keys))
 
+    async def recent(self, most: int) -> dict[bytes, bytes]:
+        """Return the vectors that were used last, up to `most`, by the hour; damaged ones are left out.
+
+        Raises:
+            Transient: another process kept the file locked for too long.
+            OutOfSpace: the disk is full.
+            Misconfigured: the file cannot be opened.
+        """
+        return await self._call(lambda connection: _recent(connection, most))
+
     async def put_many(self, vectors: Mapping[bytes, bytes]) -> None:
         """Store vectors, and drop the least recently used ones if the file exceeds its limit.
 
@@ -252,6 +262,11 @@ class VectorFile:
         return Misconfigured(
             f"vector cache {self._path} cannot be used ({error}); make its folder writable or choose another"
         )
+
+
+def _recent(connection: sqlite3.Connection, most: int) -> dict[bytes, bytes]:
+    rows = connection.execute("SELECT key, vector FROM vectors ORDER BY used DESC, id DESC LIMIT ?", (most,))
+    return {key: value for key, vector in rows if (value := unsealed(key, vector)) is not None}
 
 
 def damage_of(path: Path) -> str:

@@ -39,6 +39,15 @@ class Instant(Protocol):
 
 
 @runtime_checkable
+class Remembering(Protocol):
+    """A tier that knows which vectors were used last, also by processes that have ended."""
+
+    async def recent(self, most: int) -> dict[bytes, bytes]:
+        """Return the vectors that were used last, up to `most`."""
+        ...
+
+
+@runtime_checkable
 class Clearable(Protocol):
     """A tier that can be emptied."""
 
