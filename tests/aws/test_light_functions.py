@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
 from tests.support.aws_events import run_record
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ print(json.dumps({
     "receipts": receipts["total_receipts"], "pending": len(pending), "stream": stream,
 }))
 """
+
+
+@pytest.fixture
+def ledger() -> str:
+    """The ledger of a deployment, whose reads and writes load nothing heavy either."""
+    return "dynamodb://flowbed"
 
 
 def test_light_functions_load_neither_index_nor_model_nor_numpy(deployment: Deployment) -> None:
