@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.process import BENCH, ROOT
 from benchmarks.results import Figure, table
+from benchmarks.windows import TRIED, cut
 from flowbed.chunking import Rules, chunk_as_read
 from flowbed.embedding import open_embedder
 from flowbed.embedding.cache.cached import Cached
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 # Each line: where the answer is, the ids of what answers, and the question. They were written for this benchmark after
 # reading the answers, in other words than theirs; the data itself is not part of the project.
 QUESTIONS = Path(__file__).parent / "questions.tsv"
+# Others about chats, written before any other windows were tried on them, to check what was chosen on the first.
+HELD_OUT = Path(__file__).parent / "questions-held-out.tsv"
 # Each line: a text and a question.
 JAPANESE = ROOT / "tests" / "retrieval" / "japanese.tsv"
 
@@ -68,10 +71,10 @@ class Question:
     answers: frozenset[str]
 
 
-def read_questions() -> dict[str, list[Question]]:
+def read_questions(path: Path = QUESTIONS) -> dict[str, list[Question]]:
     """Return the questions by source."""
     found: dict[str, list[Question]] = {name: [] for name in SOURCES}
-    with QUESTIONS.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         for source, answers, text in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
             found[source].append(Question(text=text, answers=frozenset(answers.split())))
     return found
@@ -83,11 +86,12 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 async def _measure(options: Options) -> dict[str, Any]:
-    questions = read_questions()
+    questions, held_out = read_questions(), read_questions(HELD_OUT)
     documents = {name: await read_documents(options.data, name) for name in SOURCES}
     ranks: dict[str, dict[str, list[int]]] = {}
     pieces: dict[str, dict[str, int]] = {}
     japanese: dict[str, list[int]] = {}
+    tried: dict[str, dict[str, list[int]]] = {}
     for spec in MODELS:
         # Kept between runs: the texts take minutes to embed.
         vectors = VectorFile(BENCH / "questions" / "vectors.db", limit=CACHE_BYTES, clock=time.time)
@@ -97,12 +101,19 @@ async def _measure(options: Options) -> dict[str, Any]:
             ways = {STRUCTURE: [*_by_structure(name, some, model)], FIXED: [*_fixed(some, model)]}
             ranks[name] = {way: await _ranks(questions[name], found, model) for way, found in ways.items()}
             pieces[name] = {way: len(found) for way, found in ways.items()}
+            for way, found in {**ways, **_tried(some, model)}.items() if name in CHATS else ():
+                both = tried.setdefault(way, {"first": [], "held out": [], "pieces": []})
+                both["first"] += await _ranks(questions[name], found, model)
+                both["held out"] += await _ranks(held_out[name], found, model)
+                both["pieces"].append(len(found))
         await model.aclose()
     return {
         "questions": {name: len(some) for name, some in questions.items()},
         "pieces": pieces,
         "ranks": ranks,
         "japanese": japanese,
+        "tried": tried,
+        "held_out": sum(len(some) for some in held_out.values()),
     }
 
 
@@ -120,6 +131,18 @@ def _by_structure(name: str, documents: Sequence[Document], model: Cached) -> It
         for each in chunk_as_read(document, rules, model.read):
             ids = str(each.metadata["messages"]).split() if name in CHATS else [document.id]
             yield Piece(sent=each.sent, ids=frozenset(ids))
+
+
+def _tried(documents: Sequence[Document], model: Cached) -> dict[str, list[Piece]]:
+    """Cut chats in the other ways."""
+    return {
+        way: [
+            Piece(sent=sent, ids=ids)
+            for document in documents
+            for sent, ids in cut(document, windows, CAPACITY, model.count)
+        ]
+        for way, windows in TRIED.items()
+    }
 
 
 def _fixed(documents: Sequence[Document], model: Cached) -> Iterator[Piece]:
@@ -255,6 +278,18 @@ def section(found: dict[str, Any]) -> str:
                     f"{reciprocal(some):.3f}",
                 ]
             )
+    others = [
+        [
+            way,
+            f"{sum(some['pieces']):,}",
+            *(
+                form.format(measure(some[asked]))
+                for asked in ("first", "held out")
+                for measure, form in ((recall, "{:.1%}"), (reciprocal, "{:.3f}"))
+            ),
+        ]
+        for way, some in found["tried"].items()
+    ]
     first = [
         [model, *(sum(rank < within for rank in found["japanese"][spec]) for within in (1, FOUND))]
         for spec, model in MODELS.items()
@@ -268,13 +303,15 @@ def section(found: dict[str, Any]) -> str:
 issues with their notes, as someone asks who has the problem and does not know the words of the answer. A chunk is right
 if it has something of a message that answers, or of the issue. Fixed sizes cut each day of a channel, or each issue,
 every {CAPACITY} tokens; neither way sends more. Chunks by structure, or of fixed sizes: {made}.
-Windows of chats end at silences, so they are shorter than pieces of a fixed size: five of them show a reader less text.
-Other windows were tried on 2026-11-30 and found as much (recall@5 of the same questions): windows of 150 tokens or more
-59.4 %; windows that no silence ends, only the day and the capacity, 59.4 %, without channel, date and overlap 60.9 %;
-windows as they are without channel and date 59.4 %. All of these are cut in two until they fit, which leaves 133 to 161
-tokens on average, while fixed sizes are filled.
 
 {table(["chunks", "recall@1", "recall@5", "recall@10", "MRR@10"], rows)}
+
+Windows of chats end at silences, so they are shorter than pieces of a fixed size: five of them show a reader less text.
+Other windows of the same capacity, on these questions and on {found["held_out"]} others that were written before any of
+them was tried. Windows that are filled in order move with every message before them, so a new one would embed the rest
+of its day again:
+
+{table(["windows", "chunks", "recall@5", "MRR@10", "recall@5, held out", "MRR@10, held out"], others)}
 
 40 Japanese questions on 40 short Japanese texts, in other words than theirs:
 

@@ -8,10 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from benchmarks import page, questions
+from benchmarks import page, questions, windows
 from benchmarks.machine import Load
 from benchmarks.page import BENCHMARKS, HEAD, write_page
 from benchmarks.results import Figure, Result
+from benchmarks.windows import cut
+
+from flowbed.records import Document
+from flowbed.records.conversations import Conversation, Message
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -85,12 +89,34 @@ async def test_questions_each_has_an_answer_in_the_data(data: Path) -> None:
     asked = questions.read_questions()
     assert len(asked["slack"]) + len(asked["discord"]) >= 60
     assert len(asked["issues"]) >= 30
-    texts = [each.text for some in asked.values() for each in some]
+    held_out = questions.read_questions(questions.HELD_OUT)
+    assert sum(map(len, held_out.values())) >= 30
+    texts = [each.text for some in (*asked.values(), *held_out.values()) for each in some]
     assert len(set(texts)) == len(texts)
     for name, some in asked.items():
         documents = await questions.read_documents(data, name)
         known = {owner for document in documents for _, owner in questions.lines_of(document)}
-        assert {answer for each in some for answer in each.answers} <= known
+        first = {answer for each in some for answer in each.answers}
+        others = {answer for each in held_out[name] for answer in each.answers}
+        assert first | others <= known
+        assert not first & others
+
+
+@pytest.mark.parametrize("windows", windows.TRIED.values())
+def test_windows_have_every_message_once_and_fit(windows: windows.Windows) -> None:
+    talk = Conversation(
+        channel="#ops",
+        channel_id="C1",
+        messages=tuple(
+            Message(id=str(n), author="Ann", time=n * n * 60_000_000, text="word " * (n % 7 + 1))
+            for n in range(60)
+        ),
+    )
+    document = Document(id="C1/d", kind="conversation", text=talk.to_json())
+    found = [*cut(document, windows, 40, lambda text: len(text.split()))]
+    assert [name for _, ids in found for name in sorted(ids, key=int)] == [str(n) for n in range(60)]
+    assert max(len(sent.split()) for sent, _ in found) <= 40
+    assert len(found) < 30
 
 
 def test_questions_recall_and_reciprocal_rank_of_places() -> None:
