@@ -219,3 +219,23 @@ async def test_worker_task_that_kills_workers_is_given_up_and_retried_by_command
     await until(fleet.done)
     assert await letters() == []
     fleet.assert_each_text_was_sent_once()
+
+
+@pytest.mark.long
+async def test_worker_stopped_while_postgres_is_away_ends_and_leaves_its_work_to_others(
+    fleet: Fleet, postgres: PostgresServer
+) -> None:
+    first = fleet.start()
+    await until(lambda: len(fleet.provider.report().texts) > TEXTS)
+    postgres.stop()
+    await asyncio.sleep(1)
+    assert first.process.pid is not None
+    os.kill(first.process.pid, signal.SIGTERM)
+    fleet.started.remove(first)
+    try:
+        assert (await first.ended(PATIENCE)).returncode is not None
+    finally:
+        postgres.start()
+    fleet.start()
+    await until(fleet.done)
+    fleet.assert_each_text_was_sent_once()

@@ -18,6 +18,11 @@ class Outage:
         self._what, self._monotonic = what, monotonic
         self._since: float | None = None
 
+    @property
+    def lasts(self) -> bool:
+        """Whether it is away."""
+        return self._since is not None
+
     def failed(self, reason: object) -> None:
         """Report that it could not be reached."""
         if self._since is None:

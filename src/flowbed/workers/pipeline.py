@@ -10,6 +10,7 @@ from flowbed.events.waiting_sources import sources_to_embed
 from flowbed.lanes.claims import WAITING
 from flowbed.ledger import Swap
 from flowbed.ledger.workers import HoldsWorkers
+from flowbed.publish.due import interval
 from flowbed.records.tasks import FIRST, LAST, Task
 from flowbed.telemetry import log
 from flowbed.wiring.events import watched_sources
@@ -35,10 +36,10 @@ def stages_of(bed: Flowbed) -> list[Sync | Embed | BatchLane | BatchPoll | Commi
 
 def schedules_of(bed: Flowbed) -> Mapping[str, tuple[Task, int]]:
     """Return the tasks that are done every so many seconds, by name."""
-    found = {"poll": (Task(workflow=BatchPoll.workflow, queue=BATCH), POLL)}
-    if bed.settings.publish:
-        found["publish"] = Task(workflow=Publish.workflow, queue=UPKEEP, priority=LAST), POLL
-    return found
+    # Most are published with each commit, or by command only.
+    if not any(interval(each.every) for each in bed.settings.publish.values()):
+        return {}
+    return {"publish": (Task(workflow=Publish.workflow, queue=UPKEEP, priority=LAST), POLL)}
 
 
 class Sync:
@@ -159,15 +160,19 @@ class BatchPoll:
         self._bed = bed
 
     async def waiting(self) -> Sequence[Task]:
-        """Return nothing: a schedule says when."""
-        return ()
+        """Return the task if there are live submissions, and no worker has asked about them within a minute."""
+        ledger = self._bed.ledger
+        if not await self._bed.submissions():
+            return ()
+        if isinstance(ledger, HoldsWorkers) and not await ledger.workers.turn("poll", every=POLL * 10**6):
+            return ()
+        return (Task(workflow=self.workflow, queue=BATCH),)
 
     async def run(self, key: str) -> Sequence[Task]:  # noqa: ARG002 - there is one
         """Ask about all that are live."""
-        if await self._bed.submissions():
-            polled = await self._bed.poll()
-            for problem in polled.tally.failures:
-                log.warning("%s failed: %s", problem.subject, problem.reason)
+        polled = await self._bed.poll()
+        for problem in polled.tally.failures:
+            log.warning("%s failed: %s", problem.subject, problem.reason)
         return ()
 
 

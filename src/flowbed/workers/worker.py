@@ -244,7 +244,8 @@ class Worker:
             except Transient as error:
                 failed.times += 1
                 wait = max(_pause(failed), error.retry_after or 0.0)
-                level = log.warning if failed.times == 1 else log.debug
+                # What all tasks wait for together was said already.
+                level = log.warning if failed.times == 1 and not self.outage.lasts else log.debug
                 level("%s is tried again in %.0f s: %s", task.id, wait, error)
                 if self._draining:
                     raise

@@ -10,13 +10,15 @@ loop that opened it. A process has one such engine at a time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import hashlib
 import logging
 import math
 import secrets
+import threading
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flowbed.errors import Error, Misconfigured, Transient
 from flowbed.records.tasks import Task
@@ -58,6 +60,8 @@ STATES = {
 MINUTE, HOUR = 60, 3_600
 # Seconds that DBOS has to record the end of tasks that were cancelled when it is closed.
 TO_RECORD = 3
+# Seconds that closing may take beyond that: while its database is away, DBOS waits for it for ever.
+TO_CLOSE = 15.0
 
 
 class TaskFailed(Exception):  # noqa: N818 - the record that DBOS keeps of an error, without the error's text
@@ -231,17 +235,21 @@ class DurableEngine:
         """Take nothing more, wait, cancel what is left, and enqueue it again."""
         # Stops looking for work at once, then waits for what runs, and looks once a second whether that has ended.
         most = math.ceil(max(seconds, 0)) + TO_RECORD
-        closing = asyncio.create_task(
-            asyncio.to_thread(DBOS.destroy, destroy_registry=True, workflow_completion_timeout_sec=most)
-        )
+        closing = _aside(lambda: DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=most))
         if self._running and seconds > 0:
             await asyncio.wait(list(self._running.values()), timeout=seconds)
         left = list(self._running.values())
         for each in left:
             each.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-        await closing
-        return await asyncio.to_thread(self._give_back)
+        given_back = 0
+        try:
+            async with asyncio.timeout(TO_CLOSE):
+                await closing
+                given_back = await _aside(self._give_back)
+        except TimeoutError:  # the database is away: the others find out that this worker has ended
+            log.warning("left without giving back tasks, since their database cannot be reached")
+        return given_back
 
     def _give_back(self) -> int:
         """Enqueue again what this worker still has: with a client, since the engine has ended."""
@@ -341,6 +349,28 @@ def cron_of(seconds: int) -> str:
     if seconds % HOUR == 0 and 24 * HOUR % seconds == 0:
         return f"0 0 */{seconds // HOUR} * * *" if seconds < 24 * HOUR else "0 0 0 * * *"
     raise ValueError(seconds)
+
+
+def _aside(work: Callable[[], Value]) -> asyncio.Future[Value]:
+    """Call `work` in a thread that the end of the process does not wait for."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Value] = loop.create_future()
+
+    def settle(value: Value | None, error: BaseException | None) -> None:
+        if not done.done():
+            done.set_exception(error) if error is not None else done.set_result(cast("Value", value))
+
+    def run() -> None:
+        value, error = None, None
+        try:
+            value = work()
+        except BaseException as raised:  # noqa: BLE001 - it is raised in the loop
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, value, error)
+
+    threading.Thread(target=run, name="engine-close", daemon=True).start()
+    return done
 
 
 async def _call(work: Callable[[], Value]) -> Value:
