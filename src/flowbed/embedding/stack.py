@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.wrappers.breaker import Breaker
     from flowbed.embedding.wrappers.buckets import Buckets
     from flowbed.embedding.wrappers.fallback import Fallback
+    from flowbed.embedding.wrappers.outages import Outages
     from flowbed.records.serving import Coalescing
 
 # Seconds that a request waits for room under a provider's rate limit before its client is told to retry: clients give
@@ -129,7 +130,11 @@ class Stack:
         from flowbed.embedding.wrappers.coalesced import Coalesced
 
         remote = isinstance(embedder, Rated)
-        guarded = CircuitBreaking(self._limited(breaker.name, embedder, patience=PATIENCE), breaker)
+        guarded = CircuitBreaking(
+            self._limited(breaker.name, embedder, patience=PATIENCE),
+            breaker,
+            outages=self._outages() if remote else None,
+        )
         if coalescing == "off" or (remote and coalescing == "local"):
             return guarded
         return (
@@ -148,6 +153,15 @@ class Stack:
 
                     self._buckets = SharedBuckets(RedisBuckets(client, burst=BURST), self._buckets)
             return self._buckets
+
+    def _outages(self) -> Outages | None:
+        """Return what the breakers of all processes know; None where no Redis is set."""
+        client = self._redis()
+        if client is None:
+            return None
+        from flowbed.embedding.wrappers.outages import RedisOutages
+
+        return RedisOutages(client)
 
     def _redis(self) -> Redis | None:
         with self._opening:

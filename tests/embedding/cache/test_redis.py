@@ -1,4 +1,4 @@
-"""Rate limits and vectors that processes share through a real Redis, which is stopped, forgets, and comes back."""
+"""Limits, vectors and outages that processes share through a real Redis, which is stopped, forgets, and comes back."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from flowbed.embedding import Rates
 from flowbed.embedding.cache.cached import Cached
 from flowbed.embedding.cache.memory import VectorMemory
 from flowbed.embedding.cache.redis import KEYS, VectorRedis, open_redis
+from flowbed.embedding.wrappers.breaker import Breaker, BreakerState, CircuitBreaking
 from flowbed.embedding.wrappers.buckets import MemoryBuckets, RedisBuckets, SharedBuckets
 from flowbed.embedding.wrappers.limits import RateLimited
+from flowbed.embedding.wrappers.outages import RedisOutages
 from flowbed.errors import Misconfigured, Transient
 from flowbed.testing.embedder import Seeded, seeded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from typing import NoReturn
 
     from redis.asyncio import Redis
+
+    from flowbed.records import Embedded, Purpose
 
 BURST = 0.05
 SECRET = "secret"  # noqa: S105 - of a server that lives as long as a test
@@ -268,3 +272,93 @@ async def test_redis_wrong_password_is_misconfigured(lacking: Callable[[str], No
 def test_open_redis_invalid_url_is_misconfigured() -> None:
     with pytest.raises(Misconfigured, match="redis://"):
         open_redis("localhost:6379")
+
+
+class Failing(Seeded):
+    """A seeded embedder that is down while a test says so, and counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.down, self.calls = False, 0
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+        self.calls += 1
+        if self.down:
+            raise Transient("the provider is down")
+        return await super().embed(texts, purpose=purpose)
+
+
+class Server:
+    """One server's way to a provider: its breaker opens after two failures, for a minute of the test's clock."""
+
+    def __init__(self, client: Redis, *, name: str = "openai:small") -> None:
+        self.now = 0.0
+        self.provider = Failing()
+        self.breaker = Breaker(name, failures=2, rest=60.0, clock=lambda: self.now)
+        outages = RedisOutages(client, clock=lambda: self.now)
+        self.guarded = CircuitBreaking(self.provider, self.breaker, outages=outages, clock=lambda: self.now)
+
+    async def ask(self) -> str:
+        """Send a text, and return what came of it."""
+        try:
+            await self.guarded.embed(["text"], purpose="query")
+        except Transient as error:
+            return type(error).__name__
+        return "answered"
+
+
+async def test_outage_seen_by_one_server_is_heeded_by_another(client: Redis) -> None:
+    """The second server calls a provider that is down not once; other providers are called."""
+    first, second, other = Server(client), Server(client), Server(client, name="voyage:large")
+    first.provider.down = second.provider.down = True
+    assert [await first.ask() for _ in range(3)] == ["Transient", "Transient", "Unavailable"]
+    assert [await second.ask() for _ in range(3)] == ["Unavailable"] * 3
+    assert (second.provider.calls, second.breaker.state) == (0, BreakerState.OPEN)
+    assert await other.ask() == "answered"
+
+
+async def test_outage_ends_for_all_with_the_first_answer(client: Redis) -> None:
+    first, second, third = Server(client), Server(client), Server(client)
+    first.provider.down = True
+    for _ in range(2):
+        await first.ask()
+    assert await second.ask() == "Unavailable"
+    second.now += 61.0
+    assert await second.ask() == "answered"  # its trial call
+    assert await third.ask() == "answered"
+
+
+async def test_outage_whose_trial_fails_is_prolonged_for_all(client: Redis) -> None:
+    first, second = Server(client), Server(client)
+    first.provider.down = True
+    for _ in range(2):
+        await first.ask()
+    await client.flushall()
+    first.now += 61.0
+    assert await first.ask() == "Transient"
+    assert await second.ask() == "Unavailable"
+
+
+async def test_breaker_that_is_reset_ends_the_outage_for_others(client: Redis) -> None:
+    first, second = Server(client), Server(client)
+    first.provider.down = True
+    for _ in range(2):
+        await first.ask()
+    first.provider.down = False
+    first.breaker.reset()
+    assert await first.ask() == "answered"
+    assert await second.ask() == "answered"
+
+
+async def test_breakers_work_alone_without_redis() -> None:
+    """A Redis that does not answer costs one warning, and no request."""
+    lost = open_redis(f"redis://127.0.0.1:{RedisServer().port}/0")
+    alone = Server(lost)
+    assert await alone.ask() == "answered"
+    alone.provider.down = True
+    alone.now += 2.0
+    assert [await alone.ask() for _ in range(3)] == ["Transient", "Transient", "Unavailable"]
+    alone.provider.down = False
+    alone.now += 61.0
+    assert await alone.ask() == "answered"
+    await lost.aclose()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from flowbed.embedding import Embedder
+    from flowbed.embedding.wrappers.outages import Outages
     from flowbed.records import Embedded, Purpose
 
 # Failures in a row that open a breaker. If one call in ten fails by chance, as many happen in a row once in a hundred
@@ -28,6 +29,10 @@ MAX_REST = 300.0
 
 # The `retry_after` of callers during a trial call; most are answered in less.
 PROBING = 1.0
+
+
+# Seconds between two looks at what other processes know.
+LOOK = 1.0
 
 
 class BreakerState(StrEnum):
@@ -67,6 +72,18 @@ class Breaker:
         if self._until is None:
             return BreakerState.CLOSED
         return BreakerState.HALF_OPEN if self._probing or self._clock() >= self._until else BreakerState.OPEN
+
+    @property
+    def left(self) -> float:
+        """The seconds until the trial call; 0 while calls pass."""
+        return 0.0 if self._until is None else max(0.0, self._until - self._clock())
+
+    def rest(self, seconds: float) -> None:
+        """Let no call pass for some seconds: another process has found the provider down."""
+        if self._until is None:
+            self._until = self._clock() + min(seconds, MAX_REST)
+            self._epoch += 1
+            self._report(BreakerState.OPEN)
 
     def admit(self) -> int:
         """Let a call pass, and return the number to report its outcome with.
@@ -129,10 +146,21 @@ class Breaker:
 class CircuitBreaking(Wrapper):
     """An embedder that is not called while its breaker is open."""
 
-    def __init__(self, embedder: Embedder, breaker: Breaker) -> None:
-        """Put `breaker` in front of `embedder`."""
+    def __init__(
+        self,
+        embedder: Embedder,
+        breaker: Breaker,
+        *,
+        outages: Outages | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Put `breaker` in front of `embedder`; `outages` are what other processes know, `clock` returns seconds."""
         super().__init__(embedder)
         self.breaker = breaker
+        self._outages, self._clock = outages, clock
+        self._looked = float("-inf")
+        self._known = False  # others know that the provider is down
+        self._told = 0  # how many openings of this breaker others were told of
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
         """Embed every text or none.
@@ -141,6 +169,8 @@ class CircuitBreaking(Wrapper):
             Unavailable: at once, while the breaker is open.
             Transient, Rejected, Misconfigured: as the embedder does.
         """
+        if self._outages is not None:
+            await self._learn(self._outages)
         call = self.breaker.admit()
         try:
             answer = await self._embedder.embed(texts, purpose=purpose)
@@ -150,6 +180,9 @@ class CircuitBreaking(Wrapper):
             raise
         except Transient as error:
             self.breaker.failed(call, retry_after=error.retry_after)
+            if self._outages is not None and self.breaker.opened > self._told:
+                self._told, self._known = self.breaker.opened, True
+                await self._outages.begin(self.breaker.name, self.breaker.left)
             raise
         except Error:
             self.breaker.answered(call)
@@ -158,4 +191,20 @@ class CircuitBreaking(Wrapper):
             self.breaker.abandoned(call)
             raise
         self.breaker.answered(call)
+        if self._outages is not None and self._known and not self.breaker.left:
+            self._known = False
+            await self._outages.end(self.breaker.name)
         return answer
+
+    async def _learn(self, outages: Outages) -> None:
+        """Look, at most once a second, whether others have found the provider down; tell them if it was reset here."""
+        if self.breaker.state is not BreakerState.CLOSED:
+            return
+        if self._known:
+            self._known = False
+            await outages.end(self.breaker.name)
+        elif self._clock() - self._looked >= LOOK:
+            self._looked = self._clock()
+            if left := await outages.left(self.breaker.name):
+                self._known = True
+                self.breaker.rest(left)
