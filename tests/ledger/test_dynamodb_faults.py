@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import secrets
+import time
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -291,3 +292,15 @@ async def test_worker_that_never_returns_loses_its_claims_at_their_end(url: str,
     await frozen.runs.record(run(), [("a", 100), ("b", 100)], worker="frozen")
     assert {row.run for row in await other.chunks.of("s", ["d"])} == {""}
     assert await other.chunks.workers() == {"v"}
+
+
+async def test_what_can_be_forgotten_expires_by_the_clock_of_dynamodb(url: str, send: Send) -> None:
+    """Logs, records of swaps, reserved texts and names of claims expire; rows of chunks and documents do not."""
+    ledger = await opened(url, send)
+    await put(ledger, [chunk("a"), chunk("b", batch="", deleted=True)])
+    await claim(ledger, submission="x")
+    expiring: dict[str, float] = {}
+    for raw in send("scan", {"TableName": place_of(url).table})["Items"]:
+        if "ttl" in raw:
+            expiring[raw["PK"]["S"].partition("#")[0]] = (int(raw["ttl"]["N"]) - time.time()) / 86_400
+    assert {kind: round(days) for kind, days in expiring.items()} == {"LOG": 30, "SWAP": 30, "T": 2, "H": 7}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import stamina
@@ -42,6 +43,12 @@ class Client:
         self._send = send
         self._lock = threading.Lock()
         self._lost = 0
+        self._date = ""
+
+    @property
+    def now(self) -> int:
+        """When DynamoDB answered last, in seconds since 1970 by its own clock; 0 if it has not said so."""
+        return int(parsedate_to_datetime(self._date).timestamp()) if self._date else 0
 
     async def read(self, operation: str, **parameters: Any) -> Answer:
         """Send a request that changes nothing, or that is safe to repeat."""
@@ -88,6 +95,7 @@ class Client:
             reached(RETRIED, reason=str(error))
             raise
         self._lost = 0
+        self._date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", self._date)
         return answer
 
     def _call(self, operation: str, parameters: dict[str, Any]) -> Answer:

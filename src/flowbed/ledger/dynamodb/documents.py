@@ -18,7 +18,7 @@ from flowbed.ledger.dynamodb.document_items import (
 )
 from flowbed.ledger.dynamodb.packing import pack, pieces_of
 from flowbed.ledger.dynamodb.swapping import LOGS, SWAPS, Swapping
-from flowbed.ledger.dynamodb.table import SORT, key_of
+from flowbed.ledger.dynamodb.table import SORT, TTL, key_of
 from flowbed.ledger.items.rows import CURSORS
 from flowbed.ledger.items.table import ABSENT, ConditionFailed, Put, Unanswered, all_of
 from flowbed.ledger.text import require_storable
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from flowbed.ledger.dynamodb.table import DynamoTable
 
 _PAGE = 1_000
-_MICROSECONDS, _KEPT = 1_000_000, 30 * 86_400  # s: a log is applied within seconds, or by the next command
+_KEPT = 30 * 86_400  # s: a log is applied within seconds, or by the next command
 
 
 class DynamoDocuments:
@@ -127,13 +127,11 @@ class DynamoDocuments:
         rows: list[Any] = [["removed", document] for document in swap.removed]
         rows += [["document", vars(row)] for row in swap.documents]
         rows += [["chunk", list(row)] for row in swap.chunks]
-        newest = max((row.version for row in swap.chunks), default=0)
-        newest = max(newest, *(row.generation for row in swap.documents), 0)
         items = [
             {
                 **key_of((f"{LOGS}{log}", f"{number:05}")),
                 "rows": {"B": pack(piece)},
-                "ttl": {"N": str(newest // _MICROSECONDS + _KEPT)},
+                **self._table.expiring(_KEPT),
             }
             for number, piece in enumerate(pieces_of(rows))
         ]
@@ -164,7 +162,7 @@ class DynamoDocuments:
                     [
                         Put((CURSORS, source), item, expected=cursor["stamp"] if cursor else ABSENT),
                         Put((SWAPS, source), named, expected=ABSENT),
-                        Put(record, named, expected=ABSENT),
+                        Put(record, {**named, TTL: self._client.now + _KEPT}, expected=ABSENT),
                     ]
                 )
             except (ConditionFailed, Unanswered):

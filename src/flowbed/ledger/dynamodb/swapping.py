@@ -126,8 +126,7 @@ class Swapping:
             if each.row.status is Status.PENDING and each.row.worker and not each.row.run:
                 held.setdefault(each.row.worker, []).append(each)
         for worker, some in held.items():
-            until = max(each.row.until for each in some)
-            await self._holders.begin(worker, {each.home for each in some}, len(some), until=until)
+            await self._holders.begin(worker, {each.home for each in some}, len(some))
         return {worker: len(some) for worker, some in held.items()}
 
     async def _write(

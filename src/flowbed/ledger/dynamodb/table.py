@@ -182,6 +182,10 @@ class DynamoTable:
                     continue
                 left = answer.get("UnprocessedItems", {}).get(name, [])
 
+    def expiring(self, seconds: int) -> dict[str, Any]:
+        """Return the attribute that lets DynamoDB delete an item after some time, by its own clock."""
+        return {TTL: {"N": str(self.client.now + seconds)}} if self.client.now else {}
+
     def mark(self) -> str:
         """Return a mark that no write has had before, in any process."""
         return f"{self._name}{next(self._marks)}"

@@ -28,7 +28,7 @@ def names_partition(submission: str) -> str:
 
 
 async def enter(
-    parts: Parts, submission: str, worker: str, rows: Sequence[ChunkRow], *, until: int
+    parts: Parts, submission: str, worker: str, rows: Sequence[ChunkRow]
 ) -> Callable[[Stored], Stored]:
     """Prepare chunks to enter a submission, and return what to do to each; without a submission nothing.
 
@@ -37,7 +37,7 @@ async def enter(
     if not submission:
         return lambda one: one
     await parts.items.name(names_partition(submission), [(row.collection, row.id) for row in rows])
-    await Texts(parts).gather(rows, until=until)
+    await Texts(parts).gather(rows)
     # What a worker claims after it has left others to the submission is not left to it yet.
     handed = await parts.table.get(handed_key(submission, worker)) is not None
     return lambda one: one._replace(taken=handed)
@@ -59,8 +59,7 @@ class Carrying:
             for each in await self._parts.items.read(versions)
             if _is_held(each, worker, versions[each.row.collection, each.row.id])
         ]
-        until = max((each.row.until for each in stored), default=0)
-        enters = await enter(self._parts, submission, worker, rows_of(stored), until=until)
+        enters = await enter(self._parts, submission, worker, rows_of(stored))
 
         def bound(one: Stored) -> Stored | None:
             held = _is_held(one, worker, versions[one.row.collection, one.row.id])
@@ -114,7 +113,7 @@ class Carrying:
                 each.row.batch, each.row.collection, each.row.document, each.row.ordinal, each.row.id
             ),
         )[:limit]  # fmt: skip
-        await self._parts.holders.begin(worker, {each.home for each in chosen}, len(chosen), until=until)
+        await self._parts.holders.begin(worker, {each.home for each in chosen}, len(chosen))
         done = await self._parts.items.change(chosen, free)
         await self._parts.tallies.add(done, holding={worker: -len(chosen)})
         order = {each.key: place for place, each in enumerate(chosen)}

@@ -106,7 +106,7 @@ class Claims:
             ready = _begun_at(worker, await self._ready(homes, statuses, now=now, sources=sources))
             while ready and len(won) < limit:
                 some = ready[: min(limit - len(won), _CLAIMED_AT_ONCE)]
-                done = await self._take(some, claimed, worker, until, submission)
+                done = await self._take(some, claimed, worker, submission)
                 won += rows_of(each.after for each in done)
                 ready = ready[len(some) :]
                 if len(done) < len(some):  # other workers claim the same: leave out what they have by now
@@ -255,13 +255,12 @@ class Claims:
         stored: Sequence[Stored],
         change: Callable[[Stored], Stored],
         worker: str,
-        until: int,
         submission: str,
     ) -> list[Changed]:
         marks = {each.key: each.mark for each in stored}
         homes = {each.home for each in stored}
-        await self._parts.holders.begin(worker, homes, len(stored), until=until)
-        enters = await enter(self._parts, submission, worker, [each.row for each in stored], until=until)
+        await self._parts.holders.begin(worker, homes, len(stored))
+        enters = await enter(self._parts, submission, worker, rows_of(stored))
 
         # Only unchanged rows: since the check, the chunk may have been left to a live submission.
         def unchanged(one: Stored) -> Stored | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flowbed.ledger.dynamodb.chunks.tallies import Tallies
     from flowbed.ledger.dynamodb.table import DynamoTable
 
-_MICROSECONDS, _WEEK = 1_000_000, 7 * 86_400
+_WEEK = 7 * 86_400  # s
 
 
 class Holders:
@@ -26,14 +26,14 @@ class Holders:
         self._table, self._tallies = table, tallies
         self._begun: set[tuple[str, str]] = set()
 
-    async def begin(self, worker: str, homes: Collection[str], number: int, *, until: int) -> None:
+    async def begin(self, worker: str, homes: Collection[str], number: int) -> None:
         """Record that a worker is about to hold up to `number` chunks of some batches."""
         new = sorted({(worker, home) for home in homes} - self._begun)
         await self._table.put_all(
             [
                 {
                     **key_of((f"H#{worker}", home)),
-                    "ttl": {"N": str(until // _MICROSECONDS + _WEEK)},  # should its worker never be released
+                    **self._table.expiring(_WEEK),  # should its worker never be released
                 }
                 for _, home in new
             ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Chunks that an item names: the newest, and as many of others. A text of more is gathered as long as one of them waits.
 _NAMED = 4
-_MICROSECONDS, _LIFETIME = 1_000_000, 2 * 86_400  # s: a submission is recorded within minutes
+_LIFETIME = 2 * 86_400  # s: a submission is recorded within minutes
 _MARK = "q"
 
 
@@ -38,7 +38,7 @@ class Texts:
         self._parts = parts
         self._client = parts.table.client
 
-    async def gather(self, rows: Sequence[ChunkRow], *, until: int) -> None:
+    async def gather(self, rows: Sequence[ChunkRow]) -> None:
         """Name chunks below their texts, before they enter a submission.
 
         A chunk is not named where another one of its text waits in a submission: whoever asks about the text finds that
@@ -54,7 +54,7 @@ class Texts:
             known = await self._read(chunks)
             waiting = await self._waiting(known, besides=moved)
             statements = {
-                text: self._statement(text, named, known.get(text), until)
+                text: self._statement(text, named, known.get(text))
                 for text, named in chunks.items()
                 if text not in waiting and not (text in known and set(named) & set(known[text].chunks))
             }
@@ -93,9 +93,7 @@ class Texts:
                 found[raw[PARTITION]["S"][2:]] = _Text(chunks, raw)
         return found
 
-    def _statement(
-        self, text: str, chunks: Sequence[Name], known: _Text | None, until: int
-    ) -> dict[str, Any]:
+    def _statement(self, text: str, chunks: Sequence[Name], known: _Text | None) -> dict[str, Any]:
         table = self._client.place.table
         # The others may be about to wait, too.
         others = known.chunks[:_NAMED] if known else ()
@@ -103,7 +101,7 @@ class Texts:
             **key_of(_key(text)),
             "ids": {"B": pack([*chunks, *others])},
             _MARK: {"S": self._parts.table.mark()},
-            "ttl": {"N": str(until // _MICROSECONDS + _LIFETIME)},
+            **self._parts.table.expiring(_LIFETIME),
         }
         if known is None:
             return insert(table, item)
