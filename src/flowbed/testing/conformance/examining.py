@@ -18,6 +18,7 @@ from flowbed.testing.conformance import (
     models,
     refusals,
     validation,
+    vector_stores,
 )
 from flowbed.testing.conformance.client import Client
 from flowbed.testing.conformance.jobs import tidy
@@ -33,6 +34,7 @@ MODULES: Mapping[Group, tuple[ModuleType, ...]] = {
     "embeddings": (inputs, encodings, answers, refusals, models, keys),
     "files": (files,),
     "batches": (batches, batch_lines, validation),
+    "vector stores": (vector_stores,),
 }
 CHECKS: tuple[Check, ...] = tuple(
     Check(run, group) for group, modules in MODULES.items() for module in modules for run in module.CHECKS
@@ -42,6 +44,7 @@ NEEDED: Mapping[Group, tuple[str, ...]] = {
     "embeddings": (),
     "files": ("/files",),
     "batches": ("/files", "/batches"),
+    "vector stores": ("/files", "/vector_stores"),
 }
 
 

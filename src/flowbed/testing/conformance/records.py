@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["sync", "async"]
 Verdict = Literal["passed", "failed", "skipped"]
-Group = Literal["embeddings", "files", "batches"]
+Group = Literal["embeddings", "files", "batches", "vector stores"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 GROUPS: tuple[Group, ...] = get_args(Group)
 
