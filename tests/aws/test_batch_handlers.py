@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.support.aws_events import sqs_event
 
-from flowbed.errors import NotFound, Rejected
+from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
+from flowbed.testing.simulators import Fault
 
 if TYPE_CHECKING:
     from tests.aws.conftest import Deployment
@@ -104,3 +106,100 @@ def test_submit_openai_of_an_unknown_submission_is_not_found(deployment: Deploym
         deployment.call("submit_openai", {"s3_key": "submissions/x/input.jsonl"})
     with pytest.raises(NotFound, match="the ledger has no submission x: "):
         deployment.call("word_polling", {"batch_id": "x"})
+
+
+def gathered(deployment: Deployment) -> dict[str, Any]:
+    """Fetch, gather one submission, and return it as the state machine passes it on."""
+    deployment.call("data_fetcher")
+    (batch,) = deployment.call("find_unembedded")["batches"]
+    return dict(batch)
+
+
+def test_submit_openai_of_a_throttled_provider_raises_transient_and_submits_once(
+    deployment: Deployment, provider: SimulatorProcess, quick_polls: None
+) -> None:
+    """The state machine repeats it; an upload whose answer was lost is found again."""
+    batch = gathered(deployment)
+    provider.order(Fault(kind="rate_limited", path="/v1/batches", retry_after=0.01))
+    with pytest.raises(Transient, match="answered 429"):
+        deployment.call("submit_openai", batch)
+    provider.order(Fault(kind="cut", path="/v1/batches", calls=(1,)))
+    submitted = deployment.call("submit_openai", batch)
+    assert submitted["status"] == "submitted"
+    poll_until_ended(deployment, submitted)
+    deployment.call("compaction")
+    assert deployment.contents().total == 10
+    assert provider.billed_again() == {}
+
+
+def test_submit_openai_with_a_wrong_key_raises_misconfigured(
+    deployment: Deployment, provider: SimulatorProcess
+) -> None:
+    """No Retry names it; once the key is right, the same event submits it."""
+    batch = gathered(deployment)
+    provider.order(Fault(kind="error", status=401))
+    with pytest.raises(Misconfigured, match="answered 401"):
+        deployment.call("submit_openai", batch)
+    provider.order()
+    assert deployment.call("submit_openai", batch)["status"] == "submitted"
+
+
+def test_poison_texts_of_a_batch_are_dead_letters_and_the_rest_is_committed(
+    deployment: Deployment, provider: SimulatorProcess
+) -> None:
+    provider.order(Fault(kind="failed_lines", status=400, text="CASH"))
+    polled = poll_until_ended(deployment, deployment.call("submit_openai", gathered(deployment)))
+    assert (polled["action"], polled["embedding_count"]) == ("process_partial", 8)
+    deployment.call("compaction")
+    assert deployment.contents().total == 8
+    letters = deployment.use(lambda bed: bed.dead_letters())
+    assert {each.subject for each in letters} == {
+        "IMAGE#image-1#RECEIPT#00001#LINE#00002",
+        "IMAGE#image-1#RECEIPT#00001#LINE#00002#WORD#00004",
+    }
+    # Not gathered again until someone says so.
+    assert deployment.call("find_unembedded")["batch_count"] == 0
+
+
+def test_job_that_the_provider_refuses_is_a_failure_with_dead_letters(
+    deployment: Deployment, provider: SimulatorProcess
+) -> None:
+    provider.order(Fault(kind="validation"))
+    polled = poll_until_ended(deployment, deployment.call("submit_openai", gathered(deployment)))
+    assert (polled["action"], polled["batch_status"], "delta_id" in polled) == (
+        "handle_failure",
+        "failed",
+        False,
+    )
+    assert deployment.use(lambda bed: bed.dead_letters())
+
+
+def test_cancelled_submission_is_handled_and_its_texts_wait_again(
+    deployment: Deployment, provider: SimulatorProcess
+) -> None:
+    provider.order(Fault(kind="stuck"))
+    submitted = deployment.call("submit_openai", gathered(deployment))
+    assert deployment.call("line_polling", submitted)["action"] == "wait"
+    deployment.use(lambda bed: bed.cancel_submission(submitted["batch_id"]))
+    assert poll_until_ended(deployment, submitted)["action"] == "handle_cancellation"
+    provider.order()
+    assert deployment.call("find_unembedded")["total_lines"] == 8
+
+
+def test_polling_tells_the_queue_of_each_delta(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A FIFO queue gets a group for each collection."""
+    name = {"FifoQueue": "true", "ContentBasedDeduplication": "false"}
+    queue = deployment.queue("compaction.fifo", **name)
+    monkeypatch.setenv("COMPACTION_QUEUE_URL", queue)
+    submitted = deployment.call("submit_openai", gathered(deployment))
+    for _ in range(100):
+        polled = deployment.call("word_polling", submitted)
+        if polled["action"] != "wait":
+            break
+    assert [each["collection"] for each in polled["deltas"]] == ["words", "lines"]
+    messages = deployment.received(queue)
+    assert len(messages) == 2
+    assert deployment.call("compaction", sqs_event(messages)) == {"batchItemFailures": []}
+    assert deployment.contents().total == 10
