@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flowbed.testing.simulators import SimulatorProcess
 
 BUCKET, TABLE = "flowbed-batches", "flowbed"
-PATIENCE = 120.0  # s
+PATIENCE = 240.0  # s
 STORE = {
     "Effect": "Allow",
     "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucket"],
@@ -92,7 +92,7 @@ class Running:
         deadline = time.monotonic() + PATIENCE
         while (found := self.contents()).total < rows:
             assert time.monotonic() < deadline, f"the index has {found.total} of {rows} rows"
-            time.sleep(0.25)
+            time.sleep(1.0)
         return found
 
 
