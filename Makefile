@@ -1,6 +1,6 @@
 # `make` alone lists what there is. `demo`, `test` and `check` set everything up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint lowest bench peers clients tools site services torture
+.PHONY: help setup pictures demo test check lint lowest bench peers clients tools site services torture
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -143,6 +143,9 @@ torture: setup  ## kill processes at random moments, load one project with many,
 		PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist worksteal -m long $(HOUR) && \
 		PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --hypothesis-profile long $(HOUR) tests/ledger/test_model.py; \
 	fi
+
+pictures: setup  ## take the pictures of docs/pictures anew, in Chromium
+	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/server/page/pictures.py
 
 services:  ## install the Debian packages that tests start (needs root; skips installed ones)
 	@missing=; for service in $(SERVICES); do \

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from benchmarks import (
+    browser,
     build,
     chroma,
     chroma_api,
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "find": find,
     "embedder": embedder,
     "server": server,
+    "browser": browser,
     "chroma": chroma,
     "chroma_api": chroma_api,
     "interference": interference,

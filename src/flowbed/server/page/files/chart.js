@@ -3,20 +3,22 @@
 import { h, svg } from "./dom.js";
 import { number } from "./format.js";
 
-const WIDE = 900, HIGH = 200, LEFT = 64, BOTTOM = 22, TOP = 10;
+const WIDEST = 900, NARROWEST = 330, FRAME = 70, HIGH = 200, LEFT = 64, BOTTOM = 22, TOP = 10;
 
 /** Draw two bars for each row {name, ...}, named by `series`; the table below a chart has the same figures. */
 export function bars(title, rows, series) {
   const most = nice(Math.max(1, ...rows.flatMap((row) => series.map((name) => row[name]))));
-  const step = (WIDE - LEFT) / rows.length;
+  // Drawn as wide as it is shown, so that its letters keep their size.
+  const wide = Math.max(NARROWEST, Math.min(WIDEST, innerWidth - FRAME));
+  const step = (wide - LEFT) / rows.length;
   const width = Math.min(22, step * 0.36);
   const y = (value) => TOP + (HIGH - TOP - BOTTOM) * (1 - value / most);
-  const every = Math.ceil(rows.length / 10);
+  const every = Math.ceil(rows.length / (wide / 90));
   return h("figure", {},
     h("figcaption", { class: "legend" }, series.map((name, place) => h("span", {}, h("i", { class: place ? "b" : "a" }), name))),
-    svg("svg", { class: "chart", viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": title },
+    svg("svg", { class: "chart", viewBox: `0 0 ${wide} ${HIGH}`, role: "img", "aria-label": title },
       [0, 0.5, 1].map((share) => [
-        svg("line", { class: "line", x1: LEFT, x2: WIDE, y1: y(most * share), y2: y(most * share) }),
+        svg("line", { class: "line", x1: LEFT, x2: wide, y1: y(most * share), y2: y(most * share) }),
         svg("text", { x: LEFT - 8, y: y(most * share) + 4, "text-anchor": "end" }, compact(most * share))]),
       rows.map((row, place) => [
         series.map((name, which) => svg("rect", {

@@ -26,7 +26,7 @@ export async function show(root, { signal, session, again }) {
     problem,
     h("div", { class: "panel flush" }, table("Keys", [
       { name: "Name", cell: (each) => each.name },
-      { name: "Key", cell: (each) => h("span", { class: "mono" }, `${each.prefix}…`) },
+      { name: "Key", cell: (each) => h("span", { class: "mono fixed" }, `${each.prefix}…`) },
       { name: "Scope", cell: (each) => [each.admin ? badge("admin", "waiting") : "search and embed", each.models.length > 0 && `, only ${each.models.join(", ")}`] },
       { name: "Tier", cell: (each) => each.tier },
       { name: "Tokens today", number: true, cell: (each) => quota(each.used_today, each.limits?.tokens) },

@@ -25,9 +25,8 @@ export async function show(root, { signal }) {
     h("div", { class: "panel" }, h("h2", {}, "Tokens by day"), found.days.length
       ? bars("Tokens planned and billed by day", filled(found.days), ["planned", "billed"])
       : h("p", { class: "note" }, "Nothing was billed in the last 30 days. A model on this machine costs nothing and has no rows here.")),
-    h("div", { class: "columns" },
-      h("div", { class: "panel flush" }, h("h2", {}, "By source"), table("Spend by source", rows("Source"), found.sources)),
-      h("div", { class: "panel flush" }, h("h2", {}, "By lane"), table("Spend by lane", rows("Lane"), found.lanes))),
+    h("div", { class: "panel flush" }, h("h2", {}, "By source"), table("Spend by source", rows("Source"), found.sources)),
+    h("div", { class: "panel flush" }, h("h2", {}, "By lane"), table("Spend by lane", rows("Lane"), found.lanes)),
     h("div", { class: "panel flush" }, h("h2", {}, "By day"), table("Spend by day", rows("Day"), found.days.toReversed())));
 }
 
