@@ -140,7 +140,9 @@ def _interactions(browser: Browser, url: str, rows: int) -> dict[str, Any]:
 
 def _search(page: Page, url: str, text: str) -> float:
     """Return the milliseconds from Enter to the hits on the screen."""
+    page.goto("about:blank")
     page.goto(f"{url}/#/search?c=rows")
+    page.wait_for_selector("main .view:not([aria-busy])")
     page.locator("#query").fill(text)
     page.evaluate(ASKED)
     page.keyboard.press("Enter")
