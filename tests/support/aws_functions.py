@@ -23,7 +23,7 @@ import flowbed
 from flowbed.aws.machines import FUNCTION, definition
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 PATIENCE = 240.0  # s: a loaded machine starts a dozen processes in one
 SOURCES, ROOT = Path(flowbed.__file__).parent.parent, Path(__file__).parent.parent.parent
@@ -100,9 +100,9 @@ class Functions:
             raise RuntimeError(json.dumps(payload))
         return payload
 
-    def machine(self, name: str) -> str:
-        """Create a state machine, and return its ARN."""
-        said = definition(name, self.arns)
+    def machine(self, name: str, *, change: Callable[[str], str] = str) -> str:
+        """Create a state machine, and return its ARN; `change` is made to its definition."""
+        said = change(json.dumps(definition(name, self.arns)))
         needed = set(FUNCTION.findall(json.dumps(definition(name))))
         resources = [self.arns[each] for each in sorted(needed)]
         role = self.role(
@@ -110,9 +110,7 @@ class Functions:
             {"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": resources},
             {"Effect": "Allow", "Action": "states:StartExecution", "Resource": "*"},
         )
-        made = self.client("stepfunctions").create_state_machine(
-            name=name, definition=json.dumps(said), roleArn=role
-        )
+        made = self.client("stepfunctions").create_state_machine(name=name, definition=said, roleArn=role)
         self.machines[name] = made["stateMachineArn"]
         return self.machines[name]
 
