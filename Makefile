@@ -1,6 +1,6 @@
 # `make` alone lists what there is. `demo`, `test` and `check` set everything up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup pictures demo test check lint lowest bench peers clients tools site services torture
+.PHONY: help setup pictures demo test check lint lowest bench peers clients tools site deploy-local services torture
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -18,8 +18,9 @@ PEERS := .bench/peers/chroma/$(call installed,benchmarks/peers.txt) \
 CLIENTS := .clients/python/$(call installed,tests/clients/requirements.txt) \
 	.clients/frameworks/$(call installed,tests/integrations/requirements.txt) \
 	$(if $(shell command -v npm),.clients/node/$(call installed,tests/clients/node/package.json))
-# Tools that check what is in deploy/, and that build the site of the documentation.
-TOOLS := .tools/deploy/$(call installed,tests/deploy/requirements.txt) .tools/site/$(call installed,docs/requirements.txt)
+# Tools that check what is in deploy/, that build the site of the documentation, and that write the template for AWS.
+TOOLS := .tools/deploy/$(call installed,tests/deploy/requirements.txt) .tools/site/$(call installed,docs/requirements.txt) \
+	.tools/cdk/$(call installed,tests/aws/stack/requirements.txt)
 # What tests start, as command:package of Debian.
 SERVICES := redis-server:redis-server node:nodejs npm:npm chromium:chromium
 
@@ -99,14 +100,17 @@ clients: $(CLIENTS)  ## install the clients that the tests use, each in its own 
 	$(call environment,$<,$(@D))
 	@touch $@
 
-# It sees the packages of .venv after its own: Flowbed runs in it.
 .clients/frameworks/.installed-%: tests/integrations/requirements.txt $(STAMP)
 	$(call environment,$<,$(@D))
-	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > .venv-packages && \
-		mv .venv-packages "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/flowbed.pth"
+	$(call sees,$(@D))
 	@touch $@
 
-tools: $(TOOLS)  ## install what checks deploy/ and builds the site, each in its own environment
+.tools/cdk/.installed-%: tests/aws/stack/requirements.txt $(STAMP)
+	$(call environment,$<,$(@D))
+	$(call sees,$(@D))
+	@touch $@
+
+tools: $(TOOLS)  ## install what checks deploy/, builds the site and writes the template for AWS
 
 .tools/deploy/.installed-%: tests/deploy/requirements.txt
 	$(call environment,$<,$(@D))
@@ -123,6 +127,12 @@ site: tools  ## build the documentation as a site, into build/site
 	@rm -rf $(@D) && mkdir -p $(@D) && cp $< $(@D)
 	@cd $(@D) && npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts
 	@touch $@
+
+# Let the environment $(1) see the packages of .venv after its own: Flowbed runs in it.
+define sees
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(1)/packages
+	@mv $(1)/packages "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/flowbed.pth"
+endef
 
 # Make a new environment in $(2) with what is listed in $(1).
 define environment
@@ -146,6 +156,9 @@ torture: setup  ## kill processes at random moments, load one project with many,
 
 pictures: setup  ## take the pictures of docs/pictures anew, in Chromium
 	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/server/page/pictures.py
+
+deploy-local: setup tools  ## deploy the template to an emulator of AWS, run receipts through it, and remove it
+	@$(BIN)/python -m pytest -q tests/aws/stack/test_deployment.py
 
 services:  ## install the Debian packages that tests start (needs root; skips installed ones)
 	@missing=; for service in $(SERVICES); do \

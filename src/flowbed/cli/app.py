@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowbed.cli import (
+    aws,
     chroma,
     configure,
     dead_letters,
@@ -98,6 +99,18 @@ GROUPS: Mapping[str, tuple[str, Mapping[str, Command]]] = {
     "keys": (
         "API keys of `flowbed serve`.",
         {"create": keys.create, "list": keys.list_, "revoke": keys.revoke},
+    ),
+    "aws": (
+        "The project on AWS.",
+        {
+            "deploy": aws.deploy,
+            "diff": aws.diff,
+            "destroy": aws.destroy,
+            "status": aws.status,
+            "logs": aws.logs,
+            "invoke": aws.invoke,
+            "cost": aws.cost,
+        },
     ),
     "workers": (
         "The workers of the project.",

@@ -1,0 +1,382 @@
+"""A deployment in CloudFormation: made from the CDK stack, compared, updated, looked at and removed."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import zipfile
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from flowbed.aws.stack.options import StackOptions
+
+# Seconds: CDK takes 20 on a quiet machine.
+SYNTHESIS = 600
+# Resources of a stack take minutes, its deletion too; CloudFormation is asked every five seconds.
+STEP, STEPS = 5, 360
+# Characters of CDK's own words that are repeated in an error.
+REPEATED = 2_000
+READY = "CREATE_COMPLETE"
+EXECUTIONS = 5  # of each machine that `status` shows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What CloudFormation would do to one resource: `Add`, `Modify` or `Remove`."""
+
+    action: str
+    resource: str
+    kind: str
+    replaces: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackState:
+    """A stack as it is: what it made, what waits in its queues, and how its machines ended."""
+
+    status: str
+    outputs: Mapping[str, str]
+    queues: Mapping[str, int]
+    executions: Mapping[str, tuple[str, ...]]
+    alarms: tuple[str, ...]
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raise what AWS refuses as an error of Flowbed's tree."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        raise Rejected(f"AWS refuses: {error}") from error
+    except BotoCoreError as error:
+        raise Transient(f"AWS cannot be asked now: {error}") from error
+
+
+class Deployment:
+    """One stack. `client` makes a client of a service, with the credentials and the region of the environment."""
+
+    def __init__(self, name: str, *, client: Callable[[str], Any]) -> None:
+        """Name the stack; nothing is asked yet."""
+        self.name = name
+        self._client = client
+        self._stack = client("cloudformation")
+
+    @_translated()
+    def changes(self, options: StackOptions) -> list[Change]:
+        """Return what `deploy` would change, and change nothing.
+
+        Raises:
+            Misconfigured: CDK is not installed, or refuses the stack.
+        """
+        with tempfile.TemporaryDirectory(prefix="flowbed-aws-") as folder:
+            change_set = self._prepare(Path(folder), options)
+            found = self._changes(change_set)
+            self._stack.delete_change_set(StackName=self.name, ChangeSetName=change_set)
+            if not self._exists():
+                self._stack.delete_stack(StackName=self.name)
+            return found
+
+    @_translated()
+    def deploy(self, options: StackOptions) -> list[Change]:
+        """Create the stack, or update it, and return what was changed.
+
+        Raises:
+            Misconfigured: CDK is not installed, or refuses the stack.
+            Rejected: CloudFormation could not carry it out, and has put everything back; the message says why.
+        """
+        with tempfile.TemporaryDirectory(prefix="flowbed-aws-") as folder:
+            creating = not self._exists()
+            change_set = self._prepare(Path(folder), options)
+            found = self._changes(change_set)
+            if not found:
+                self._stack.delete_change_set(StackName=self.name, ChangeSetName=change_set)
+                return []
+            self._stack.execute_change_set(StackName=self.name, ChangeSetName=change_set)
+            self._wait("stack_create_complete" if creating else "stack_update_complete")
+            return found
+
+    @_translated()
+    def destroy(self) -> None:
+        """Remove the stack. The bucket, the table and the secrets of a production stack stay.
+
+        Raises:
+            NotFound: there is no such stack.
+            Rejected: CloudFormation could not remove it.
+        """
+        self._require()
+        self._stack.delete_stack(StackName=self.name)
+        self._wait("stack_delete_complete")
+
+    @_translated()
+    def state(self) -> StackState:
+        """Look at the stack, its queues, machines and alarms.
+
+        Raises:
+            NotFound: there is no such stack.
+        """
+        found = self._require()
+        return StackState(
+            status=found["StackStatus"],
+            outputs={each["OutputKey"]: each["OutputValue"] for each in found.get("Outputs", [])},
+            queues=dict(self._queues()),
+            executions=dict(self._executions()),
+            alarms=tuple(self._alarms()),
+        )
+
+    @_translated()
+    def invoke(self, function: str, event: Mapping[str, Any]) -> Any:
+        """Call a function of the stack, and return its answer.
+
+        Raises:
+            Rejected: the function failed; the message has its error.
+        """
+        self._require()
+        answer = self._client("lambda").invoke(
+            FunctionName=f"{self.name}-{function}", Payload=json.dumps(event).encode()
+        )
+        said = json.loads(answer["Payload"].read() or b"null")
+        if answer.get("FunctionError"):
+            kind, message = said.get("errorType", "Error"), said.get("errorMessage", "")
+            raise Rejected(f"{function} failed: {kind}: {message}")
+        return said
+
+    @_translated()
+    def logs(self, function: str, *, since_ms: int) -> list[str]:
+        """Return the lines of a function's log since a time in Unix milliseconds, oldest first.
+
+        Raises:
+            NotFound: the stack has no such function, or it has never run.
+        """
+        client = self._client("logs")
+        pages = client.get_paginator("filter_log_events").paginate(
+            logGroupName=f"/aws/lambda/{self.name}-{function}", startTime=since_ms
+        )
+        try:
+            return [event["message"].rstrip("\n") for page in pages for event in page["events"]]
+        except client.exceptions.ResourceNotFoundException as error:
+            raise NotFound(f"{self.name} has no function {function!r}, or it has never run") from error
+
+    def _prepare(self, folder: Path, options: StackOptions) -> str:
+        """Write the template, upload what it needs, and return the name of a change set that is ready."""
+        template = synthesise(folder, options)
+        bucket = self._assets(folder)
+        address = self._upload(bucket, f"template-{_digest(template)}.json", template)
+        name = f"flowbed-{_digest(template)}"
+        # One of that name is left where an earlier call was interrupted, or where it was carried out.
+        with suppress(self._stack.exceptions.ClientError):
+            self._stack.delete_change_set(StackName=self.name, ChangeSetName=name)
+        self._stack.create_change_set(
+            StackName=self.name,
+            ChangeSetName=name,
+            ChangeSetType="UPDATE" if self._exists() else "CREATE",
+            TemplateURL=address,
+            Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM"],
+        )
+        self._ready(name)
+        return name
+
+    def _ready(self, change_set: str) -> None:
+        from botocore.exceptions import WaiterError
+
+        waiter = self._stack.get_waiter("change_set_create_complete")
+        try:
+            waiter.wait(
+                StackName=self.name,
+                ChangeSetName=change_set,
+                WaiterConfig={"Delay": STEP, "MaxAttempts": STEPS},
+            )
+        except WaiterError as error:
+            found = self._stack.describe_change_set(StackName=self.name, ChangeSetName=change_set)
+            reason = found.get("StatusReason", "")
+            # CloudFormation calls a change set without changes failed.
+            if "didn't contain changes" in reason or "No updates" in reason:
+                return
+            raise Rejected(f"CloudFormation refuses the stack {self.name}: {reason or error}") from error
+
+    def _changes(self, change_set: str) -> list[Change]:
+        pages = self._stack.get_paginator("describe_change_set").paginate(
+            StackName=self.name, ChangeSetName=change_set
+        )
+        return [
+            Change(
+                action=each["ResourceChange"]["Action"],
+                resource=each["ResourceChange"]["LogicalResourceId"],
+                kind=each["ResourceChange"]["ResourceType"],
+                replaces=each["ResourceChange"].get("Replacement") == "True",
+            )
+            for page in pages
+            for each in page.get("Changes", [])
+        ]
+
+    def _assets(self, folder: Path) -> str:
+        """Upload the folders and files that the template names, and return their bucket."""
+        account = self._client("sts").get_caller_identity()["Account"]
+        bucket = f"{self.name}-assets-{account}"
+        self._require_bucket(bucket)
+        assets = json.loads((folder / f"{self.name}.assets.json").read_text("utf-8"))
+        for each in assets["files"].values():
+            path = folder / each["source"]["path"]
+            if path.suffix == ".json":
+                continue  # the template: it is uploaded under a name of ours
+            for destination in each["destinations"].values():
+                body = _zipped(path) if path.is_dir() else path.read_bytes()
+                self._upload(bucket, destination["objectKey"], body)
+        return bucket
+
+    def _require_bucket(self, bucket: str) -> None:
+        client = self._client("s3")
+        region = client.meta.region_name
+        where = {} if region in ("us-east-1", None) else {"LocationConstraint": region}
+        try:
+            client.head_bucket(Bucket=bucket)
+        except client.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] not in ("404", "NoSuchBucket"):
+                raise Misconfigured(f"the bucket {bucket} cannot be used for uploads: {error}") from error
+            if where:
+                client.create_bucket(Bucket=bucket, CreateBucketConfiguration=where)
+            else:
+                client.create_bucket(Bucket=bucket)
+
+    def _upload(self, bucket: str, key: str, body: bytes) -> str:
+        client = self._client("s3")
+        client.put_object(Bucket=bucket, Key=key, Body=body)
+        return f"{client.meta.endpoint_url}/{bucket}/{key}"
+
+    def _exists(self) -> bool:
+        found = self._described()
+        return found is not None and found["StackStatus"] != "REVIEW_IN_PROGRESS"
+
+    def _described(self) -> Mapping[str, Any] | None:
+        client = self._stack
+        try:
+            found = client.describe_stacks(StackName=self.name)["Stacks"]
+        except client.exceptions.ClientError as error:
+            if "does not exist" in str(error):
+                return None
+            raise
+        return found[0] if found and found[0]["StackStatus"] != "DELETE_COMPLETE" else None
+
+    def _require(self) -> Mapping[str, Any]:
+        found = self._described()
+        if found is None:
+            raise NotFound(f"no stack is called {self.name!r} in this account and region: flowbed aws deploy")
+        return found
+
+    def _wait(self, event: str) -> None:
+        from botocore.exceptions import WaiterError
+
+        try:
+            self._stack.get_waiter(event).wait(
+                StackName=self.name, WaiterConfig={"Delay": STEP, "MaxAttempts": STEPS}
+            )
+        except WaiterError as error:
+            raise Rejected(f"CloudFormation could not finish the stack {self.name}: {self._why()}") from error
+
+    def _why(self) -> str:
+        """Return the first reason that the events of the stack give for a failure."""
+        events = self._stack.describe_stack_events(StackName=self.name)["StackEvents"]
+        failed = [each for each in events if each["ResourceStatus"].endswith("FAILED")]
+        if not failed:
+            return "its events give no reason"
+        first = failed[-1]
+        return f"{first['LogicalResourceId']}: {first.get('ResourceStatusReason', first['ResourceStatus'])}"
+
+    def _resources(self, kind: str) -> Iterator[str]:
+        pages = self._stack.get_paginator("list_stack_resources").paginate(StackName=self.name)
+        for page in pages:
+            for each in page["StackResourceSummaries"]:
+                if each["ResourceType"] == kind:
+                    yield each["PhysicalResourceId"]
+
+    def _queues(self) -> Iterator[tuple[str, int]]:
+        client, wanted = self._client("sqs"), "ApproximateNumberOfMessages"
+        for url in self._resources("AWS::SQS::Queue"):
+            said = client.get_queue_attributes(QueueUrl=url, AttributeNames=[wanted])["Attributes"]
+            yield url.rsplit("/", 1)[-1].removeprefix(f"{self.name}-"), int(said[wanted])
+
+    def _executions(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        client = self._client("stepfunctions")
+        for arn in self._resources("AWS::StepFunctions::StateMachine"):
+            found = client.list_executions(stateMachineArn=arn, maxResults=EXECUTIONS)["executions"]
+            name = arn.rsplit(":", 1)[-1].removeprefix(f"{self.name}-")
+            yield name, tuple(each["status"] for each in found)
+
+    def _alarms(self) -> Iterator[str]:
+        client = self._client("cloudwatch")
+        found = client.describe_alarms(AlarmNamePrefix=f"{self.name}-", StateValue="ALARM")
+        for each in found["MetricAlarms"]:
+            yield each["AlarmName"].removeprefix(f"{self.name}-")
+
+
+def synthesise(folder: Path, options: StackOptions) -> bytes:
+    """Write the template, its assets and the report of its checks into `folder`, and return the template.
+
+    Raises:
+        Misconfigured: CDK is not installed, or refuses the stack; the message has its words.
+    """
+    if importlib.util.find_spec("aws_cdk") is None:
+        raise Misconfigured(
+            "CDK is not installed: pip install 'flowbed[cdk]', and Node 20 or later, which it runs on"
+        )
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-m", "flowbed.aws.stack", str(folder), json.dumps(asdict(options))],
+        capture_output=True,
+        text=True,
+        timeout=SYNTHESIS,
+        check=False,
+    )
+    if done.returncode:
+        raise Misconfigured(f"CDK refuses the stack:\n{done.stderr[-REPEATED:]}")
+    return (folder / f"{options.name}.template.json").read_bytes()
+
+
+def environment_client(endpoint: str | None = None) -> Callable[[str], Any]:
+    """Return what makes clients with the credentials and the region of the environment.
+
+    Raises:
+        Misconfigured: boto3 is not installed.
+        Transient: there are no credentials now.
+    """
+    try:
+        import boto3
+    except ImportError as error:
+        raise Misconfigured("boto3 is not installed: pip install 'flowbed[aws]'") from error
+    session = boto3.Session()
+    if session.get_credentials() is None:
+        raise Transient("no credentials of AWS were found: log in, or set AWS_PROFILE")
+
+    def client(service: str) -> Any:
+        return session.client(service, endpoint_url=endpoint)
+
+    return client
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()[:16]
+
+
+def _zipped(folder: Path) -> bytes:
+    """Zip a folder with the mode of each file, always into the same bytes."""
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), (1980, 1, 1, 0, 0, 0))
+                entry.external_attr = (path.stat().st_mode & 0xFFFF) << 16
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(entry, path.read_bytes())
+    return body.getvalue()

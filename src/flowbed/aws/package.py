@@ -1,0 +1,86 @@
+"""The zip of functions that load neither the index nor a model: Flowbed, its light dependencies, the settings."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import flowbed
+from flowbed.errors import Misconfigured, Rejected
+from flowbed.settings import FILE
+
+# What the light functions import, beside Python itself. Lambda's own boto3 is older than the AWS that we call.
+REQUIREMENTS = (
+    "aiohttp",
+    "boto3",
+    "obstore",
+    "orjson",
+    "pathspec",
+    "platformdirs",
+    "pydantic",
+    "pydantic-settings",
+    "stamina",
+    "structlog",
+    "tomlkit",
+    "zstandard",
+)
+PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
+PYTHON = "3.13"
+# Bytes that Lambda takes, unpacked.
+MOST = 250 * 2**20
+# As AWS starts a runtime of one's own; with it an emulator reports errors under their own names, as AWS does.
+BOOTSTRAP = """#!/bin/sh
+export PYTHONPATH={paths}
+cd "$LAMBDA_TASK_ROOT" && exec {python} -m awslambdaric "$_HANDLER"
+"""
+INSTALLING = 1_800  # s
+
+
+def build(folder: Path, project: Path) -> None:
+    """Write the package for AWS's Python on arm64 into `folder`, with the settings of a project.
+
+    Raises:
+        Misconfigured: the project has no `flowbed.toml`, or pip cannot install for that platform.
+        Rejected: the package is larger than Lambda takes.
+    """
+    _settings(folder, project)
+    done = subprocess.run(  # noqa: S603 - pip, of this Python
+        [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", str(folder)]
+        + [f"--platform={each}" for each in PLATFORMS]
+        + ["--python-version", PYTHON, "--implementation", "cp", "--only-binary", ":all:", *REQUIREMENTS],
+        capture_output=True,
+        text=True,
+        timeout=INSTALLING,
+        check=False,
+    )
+    if done.returncode:
+        raise Misconfigured(f"the package of the functions could not be made: {done.stderr.strip()[-1_000:]}")
+    source = Path(flowbed.__file__).parent
+    shutil.copytree(source, folder / "flowbed", ignore=shutil.ignore_patterns("__pycache__", "testing"))
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if size > MOST:
+        raise Rejected(f"the package of the functions has {size:,} bytes, and Lambda takes {MOST:,}")
+
+
+def build_local(folder: Path, project: Path) -> None:
+    """Write a package for an emulator on this machine: the settings, and a start with this Python.
+
+    Raises:
+        Misconfigured: the project has no `flowbed.toml`.
+    """
+    _settings(folder, project)
+    bootstrap = folder / "bootstrap"
+    paths = ":".join(path for path in sys.path if path)
+    bootstrap.write_text(BOOTSTRAP.format(paths=paths, python=sys.executable))
+    bootstrap.chmod(0o755)
+
+
+def _settings(folder: Path, project: Path) -> None:
+    if not (project / FILE).is_file():
+        raise Misconfigured(
+            f"there is no {FILE} in {project}: functions get their settings from it; flowbed init"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(project / FILE, folder / FILE)
