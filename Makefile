@@ -25,7 +25,7 @@ TOOLS := .tools/deploy/$(call installed,tests/deploy/requirements.txt) .tools/si
 SERVICES := redis-server:redis-server node:nodejs npm:npm chromium:chromium
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)$$/make \1|\2/p' Makefile | while IFS='|' read -r name what; do \
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/make \1|\2/p' Makefile | while IFS='|' read -r name what; do \
 		printf '%-14s %s\n' "$$name" "$$what"; done
 
 setup: $(STAMP)  ## create .venv with Flowbed and what its tests need, at the pinned versions

@@ -13,11 +13,11 @@ from tests.support.lowest_versions import lowest
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "pyproject.toml").read_text("utf-8")
 PROJECT = tomllib.loads(TEXT)["project"]
-# Frameworks are in an environment of their own, which `make clients` makes.
-FRAMEWORKS = {"haystack-ai", "langchain-core", "llama-index-core"}
+# These are in environments of their own, which `make clients` and `make tools` make.
+ELSEWHERE = {"aws-cdk-lib", "cdk-nag", "constructs", "haystack-ai", "langchain-core", "llama-index-core"}
 PINNED = dict(
     line.lower().replace("_", "-").split("==")
-    for page in ("tests/integrations/requirements.txt", "constraints.txt")
+    for page in ("tests/aws/stack/requirements.txt", "tests/integrations/requirements.txt", "constraints.txt")
     for line in (ROOT / page).read_text("utf-8").split()
     if "==" in line
 )
@@ -48,4 +48,4 @@ def test_lowest_versions_dependency_without_a_bound_is_refused() -> None:
 def test_lowest_versions_of_the_project_names_each_dependency_once() -> None:
     found = [each.split("==")[0].split("[")[0].lower() for each in lowest(TEXT)]
     assert len(found) == len(set(found))
-    assert {each.name.lower() for each in INSTALLED} - set(found) <= {"sentence-transformers", *FRAMEWORKS}
+    assert {each.name.lower() for each in INSTALLED} - set(found) <= {"sentence-transformers", *ELSEWHERE}

@@ -17,6 +17,9 @@ PACKAGE = Path(flowbed.__file__).parent
 
 # Where each package may be imported: folders and modules below src/flowbed.
 ROOMS: dict[str, tuple[str, ...]] = {
+    "aws_cdk": ("aws/stack/",),
+    "cdk_nag": ("aws/stack/",),
+    "constructs": ("aws/stack/",),
     "aiohttp": ("client/", "http/", "testing/"),
     "alembic": ("ledger/",),
     "boto3": ("aws/", "ledger/dynamodb/", "storage/"),
