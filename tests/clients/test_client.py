@@ -94,7 +94,7 @@ async def test_client_events_over_a_connection_that_is_cut_come_once_and_in_orde
 
         forwarding = asyncio.create_task(asking())
         sent = 0
-        while sent < 1_200 and (piece := await server.read(300)):  # noqa: PLR2004 - the head and an event or two
+        while sent < 1_200 and (piece := await server.read(300)):
             writer.write(piece)
             await writer.drain()
             sent += len(piece)
