@@ -357,6 +357,23 @@ def test_create_with_an_idempotency_key_makes_one_store(server: Working) -> None
     assert server.call("POST", "/v1/vector_stores", {}, {"idempotency-key": "é"}).status == 400
 
 
+def test_create_with_files_attaches_them_or_makes_nothing(client: openai.OpenAI, server: Working) -> None:
+    """A store that is created with files indexes them; one with an unknown file, or a wrong strategy, is not made."""
+    file = upload(client, FOX)
+    before = len(list(client.vector_stores.list(limit=100)))
+    static = {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 99}
+    for body, status in (
+        ({"file_ids": [file, "file-unknown"]}, 404),
+        ({"file_ids": [file], "chunking_strategy": {"type": "static", "static": static}}, 400),
+    ):
+        assert server.call("POST", "/v1/vector_stores", body).status == status
+    assert len(list(client.vector_stores.list(limit=100))) == before
+    store = client.vector_stores.create(file_ids=[file]).id
+    polled = client.vector_stores.files.poll(file, vector_store_id=store, poll_interval_ms=POLL)
+    assert polled.status == "completed"
+    assert client.vector_stores.search(store, query=FOX).data[0].file_id == file
+
+
 def test_attach_again_changes_nothing_and_a_failed_file_is_tried_again(client: openai.OpenAI) -> None:
     """Attaching is idempotent; so a client may repeat it after a time-out."""
     store = client.vector_stores.create().id

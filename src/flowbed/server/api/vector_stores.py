@@ -63,6 +63,8 @@ def _stores(router: APIRouter, service: Service) -> None:
         await service.quotas.admit(context_of(request.scope).caller)
         # The SDK for Node sends no body where there is nothing to say.
         body = await read(request, schemas.StoreRequest, nulls=True, optional=True)
+        chunking = _sent(body.chunking_strategy)
+        await attached.require_files(_owner(request), body.file_ids or ())
         row = await stores.create(
             _owner(request),
             StoreDescription(
@@ -75,7 +77,6 @@ def _stores(router: APIRouter, service: Service) -> None:
             request=_idempotency_key(request),
         )
         if body.file_ids:
-            chunking = _sent(body.chunking_strategy)
             await attached.attach_batch(
                 row, [Attachment(file=each, attributes={}, chunking=chunking) for each in body.file_ids]
             )

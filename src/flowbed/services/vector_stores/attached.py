@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 # https://platform.openai.com/docs/api-reference/vector-stores-file-batches/createBatch
 BATCH_FILES = 2_000
+AT_ONCE = 64  # files that are looked up at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,8 @@ class AttachedFiles:
             NotFound: the owner of the store has no file of that id.
             Rejected: the store has expired.
         """
-        await self._attach(store, [attachment], batch="", param="file_id")
+        files = [await self._file(store.owner, attachment.file, "file_id")]
+        await self._attach(store, files, [attachment], batch="")
         return await self.get(store, attachment.file)
 
     async def attach_batch(self, store: VectorStoreRow, attachments: Sequence[Attachment]) -> FileBatch:
@@ -98,6 +101,7 @@ class AttachedFiles:
             Rejected: the store has expired.
         """
         once = {each.file: each for each in attachments}
+        files = await self.require_files(store.owner, list(once))
         row = FileBatchRow(
             id=new_id("vsfb_", self._secret()),
             store=store.id,
@@ -105,8 +109,20 @@ class AttachedFiles:
             files=orjson.dumps(list(once)).decode(),
         )
         await self._rows.create_batch(row)
-        await self._attach(store, list(once.values()), batch=row.id, param="file_ids")
+        await self._attach(store, files, list(once.values()), batch=row.id)
         return await self.batch(store, row.id)
+
+    async def require_files(self, owner: str, files: Sequence[str]) -> Sequence[FileRow]:
+        """Return the files of an owner with these ids, before anything is made for them.
+
+        Raises:
+            NotFound: there is none of one of the ids.
+        """
+        found: list[FileRow] = []
+        for start in range(0, len(files), AT_ONCE):
+            some = files[start : start + AT_ONCE]
+            found += await asyncio.gather(*(self._file(owner, each, "file_ids") for each in some))
+        return found
 
     async def get(self, store: VectorStoreRow, file: str) -> VectorStoreFileRow:
         """Return a file of a store.
@@ -203,7 +219,12 @@ class AttachedFiles:
         return await self.batch(store, batch)
 
     async def _attach(
-        self, store: VectorStoreRow, attachments: Sequence[Attachment], *, batch: str, param: str
+        self,
+        store: VectorStoreRow,
+        files: Sequence[FileRow],
+        attachments: Sequence[Attachment],
+        *,
+        batch: str,
     ) -> None:
         if self._stores.is_expired(store):
             raise Rejected(
@@ -211,7 +232,6 @@ class AttachedFiles:
                 param="vector_store_id",
                 code="vector_store_expired",
             )
-        files = [await self._file(store, each.file, param) for each in attachments]
         now = self._clock()
         rows = [
             VectorStoreFileRow(
@@ -230,9 +250,9 @@ class AttachedFiles:
         await self._stores.touch(store)
         self._stores.tell(store.id)
 
-    async def _file(self, store: VectorStoreRow, file: str, param: str) -> FileRow:
+    async def _file(self, owner: str, file: str, param: str) -> FileRow:
         try:
-            return await self._files.get(store.owner, file)
+            return await self._files.get(owner, file)
         except NotFound as error:
             raise NotFound(str(error), param=param) from error
 
