@@ -58,7 +58,7 @@ Chunking = Annotated[AutoChunking | StaticChunking, Field(discriminator="type")]
 class StoreRequest(Closed):
     """A new vector store."""
 
-    name: Annotated[str, Field(max_length=256)] | None = None
+    name: Annotated[str | None, Field(max_length=256, examples=["handbook"])] = None
     description: Annotated[str, Field(max_length=4_096)] | None = None
     file_ids: Annotated[list[Text], Field(max_length=BATCH_FILES)] | None = None
     expires_after: ExpiresAfterUse | None = None
@@ -136,8 +136,8 @@ class StoreDeleted(BaseModel):
 class AttachRequest(Closed):
     """A file to attach."""
 
-    file_id: Text
-    attributes: Attributes | None = None
+    file_id: Annotated[Text, Field(examples=["file-5Qk2Yw"])]
+    attributes: Annotated[Attributes | None, Field(examples=[{"author": "Ada", "year": 1843}])] = None
     chunking_strategy: Chunking | None = None
 
 
@@ -247,12 +247,16 @@ class StoreSearchRequest(Closed):
 
     query: Annotated[
         Query | Annotated[list[Query], Field(min_length=1, max_length=16)],
-        Field(description="A text, or several: a chunk has the score of the nearest."),
+        Field(
+            description="A text, or several: a chunk has the score of the nearest.",
+            examples=["When are keys rotated?"],
+        ),
     ]
     filters: Annotated[
         dict[str, Any] | None,
         Field(
-            description='On attributes: {"type": "eq", "key": "author", "value": "Ada"}; nested by and, or.'
+            description="On attributes; nested by `and` and `or`.",
+            examples=[{"type": "eq", "key": "author", "value": "Ada"}],
         ),
     ] = None
     max_num_results: Annotated[int | None, Field(ge=1, le=50)] = None
