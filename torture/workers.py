@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 BUCKET = "workers"
 BATCH = 2_000  # chunks of a batch file
 TEXTS_OF_A_REQUEST = 100
+IN_FLIGHT = 4 * TEXTS_OF_A_REQUEST  # texts of a worker: two tasks with two requests each
 SECOND = 1.0
 SETTINGS = """\
 model = "seeded:32"
@@ -189,13 +190,11 @@ class WorkersTrial:
     async def _look(self, bed: Flowbed, provider: CountingProcess) -> None:
         """Compare what was sent and what is in the index with what there is."""
         report = provider.report()
-        unanswered: Counter[str] = Counter(
-            text for each in report.requests if not each.answered for text in each.texts
-        )
-        twice = {text: n for text, n in report.texts.items() if n > 1 + unanswered[text]}
-        self.wrong += (
-            [f"{len(twice)} texts were embedded twice, such as {next(iter(twice))!r}"] if twice else []
-        )
+        again = sum(n - 1 for n in report.texts.values())
+        self.done["texts sent again that were in flight"] = again
+        # An answer may have been written, and its reader killed before it kept the vectors.
+        most = self.done["killed"] * IN_FLIGHT
+        self.wrong += [f"{again} texts were sent again, more than were in flight"] if again > most else []
         missing = self.chunks - len(report.texts)
         self.wrong += [f"{missing} texts were never sent"] if missing else []
         status = await bed.status()
@@ -204,8 +203,6 @@ class WorkersTrial:
         self.wrong += [f"{status.dead_letters} dead letters"] if status.dead_letters else []
         verified = (await bed.verify("all"))["all"]
         self.wrong += [f"verify: {verified.faults}"] if verified.faults else []
-        again = sum(n - 1 for n in report.texts.values())
-        self.done["texts sent again that were in flight"] = again
 
 
 async def _rows(bed: Flowbed) -> list[WorkerRow]:

@@ -76,7 +76,7 @@ class PostgresServer:
                 **self._as_user(),
             )
         deadline = time.monotonic() + _PATIENCE
-        while not self._answers():
+        while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"Postgres did not start: {(self._folder / 'log').read_text()[-2_000:]}")
             time.sleep(0.02)
@@ -120,7 +120,7 @@ class PostgresServer:
             *(f"--pwfile={secret}", "--encoding=UTF8", "--no-sync", "--no-instructions", "--locale=C.UTF-8"),
         )
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         ready = [str(self._bin / "pg_isready"), "-h", HOST, "-p", str(self.port), "-t", "1"]
         return subprocess.run(ready, capture_output=True, check=False).returncode == 0
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 60.0  # s
 SOURCES, TEXTS = 6, 60
-IN_FLIGHT = 5  # texts of a request
+IN_FLIGHT, CONCURRENCY = 5, 2  # texts of a request, and requests at once
 SETTINGS = """\
 model = "seeded:32"
 concurrency = 2
@@ -102,12 +101,15 @@ class Fleet:
         counts = await self.bed.ledger.chunks.counts()
         return counts == {(f"s{number}", Status.SUCCESS): TEXTS for number in range(SOURCES)}
 
-    def assert_each_text_was_sent_once(self) -> None:
-        """Assert that only what was in flight when its worker was killed was sent again."""
+    def assert_each_text_was_sent_once(self, *, kills: int) -> None:
+        """Assert that only what was in flight when workers were killed was sent again: at most two requests each.
+
+        An answer may have been written, and its reader killed before it kept the vectors.
+        """
         report = self.provider.report()
         assert len(report.texts) == SOURCES * TEXTS
-        unanswered = Counter(text for each in report.requests if not each.answered for text in each.texts)
-        assert {text: times for text, times in report.texts.items() if times > 1 + unanswered[text]} == {}
+        assert max(report.texts.values()) <= 1 + kills
+        assert sum(times - 1 for times in report.texts.values()) <= kills * CONCURRENCY * IN_FLIGHT
 
     async def ended(self, process: Forked, number: int = signal.SIGTERM) -> int:
         """End a worker, and return its exit status."""
@@ -153,7 +155,7 @@ async def test_worker_killed_is_replaced_by_the_other_and_each_text_sent_once(fl
     await until(embeds)
     first.kill()
     await until(fleet.done)
-    fleet.assert_each_text_was_sent_once()
+    fleet.assert_each_text_was_sent_once(kills=1)
     assert contents_of(fleet.folder).total == SOURCES * TEXTS
     assert await fleet.ended(second) == 0
     assert "has died" in fleet.log(1)
@@ -218,7 +220,7 @@ async def test_worker_task_that_kills_workers_is_given_up_and_retried_by_command
     await fleet.bed.retry_dead_letters(task)
     await until(fleet.done)
     assert await letters() == []
-    fleet.assert_each_text_was_sent_once()
+    fleet.assert_each_text_was_sent_once(kills=3)
 
 
 @pytest.mark.long
@@ -238,4 +240,4 @@ async def test_worker_stopped_while_postgres_is_away_ends_and_leaves_its_work_to
         postgres.start()
     fleet.start()
     await until(fleet.done)
-    fleet.assert_each_text_was_sent_once()
+    fleet.assert_each_text_was_sent_once(kills=1)

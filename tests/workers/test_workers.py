@@ -120,6 +120,16 @@ async def test_worker_passing_failure_is_waited_for_within_the_task(
     assert recorder.ended == ["a"]
 
 
+async def test_worker_failure_of_several_tasks_is_said_once(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker_module, "RETRY", 0.01)
+    pile = Pile(Recorder(), ["a", "b", "c"], failures=9)
+    async with worker(pile, ledger):
+        await until(lambda: not pile.left)
+    assert [each.levelname for each in caplog.records if "cannot be reached" in each.message] == ["WARNING"]
+
+
 async def test_worker_task_that_fails_waits_longer_each_time(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Conflict, Unavailable
+from flowbed.errors import Conflict, Transient, Unavailable
 from flowbed.events.waiting_sources import sources_to_embed
 from flowbed.lanes.claims import WAITING
 from flowbed.ledger import Swap
@@ -98,6 +98,7 @@ class Embed:
     def __init__(self, bed: Flowbed) -> None:
         """Use an open project."""
         self._bed = bed
+        self._left: list[str] = []  # names under which chunks may be claimed still, since the ledger was away
 
     async def waiting(self) -> Sequence[Task]:
         """Return the oldest batch files with chunks that wait."""
@@ -111,7 +112,15 @@ class Embed:
 
     async def run(self, key: str) -> Sequence[Task]:
         """Embed what of a batch waits."""
-        done = await self._bed.embed_batches(key)
+        from flowbed.events.stages import write_deltas  # loads numpy and lance
+
+        await self._release()
+        context = self._bed.run_context()
+        try:
+            done = await write_deltas(context, batches=[key])
+        except Transient:
+            self._left.append(context.worker)
+            raise
         if done.failures and not done.chunks:
             why = f"batch {key}: {done.failures[0].reason}"
             if await self._still_waits(key):
@@ -121,6 +130,16 @@ class Embed:
             Task(workflow=Commit.workflow, key=name, queue=COMMIT, partition=name, priority=FIRST)
             for name in await self._bed.ledger.runs.collections()
         ]
+
+    async def _release(self) -> None:
+        """Release what earlier attempts could not: else it would wait until their claims expire."""
+        while self._left:
+            name = self._left.pop()
+            try:
+                await self._bed.ledger.chunks.release(name)
+            except Transient:
+                self._left.append(name)
+                raise
 
     async def _still_waits(self, batch: str) -> bool:
         ready = self._bed.ledger.chunks.ready

@@ -73,6 +73,7 @@ class Worker:
         self._rows, self._care, self._timing, self._version = rows, care, timing, version
         self._schedules = dict(schedules or {})
         self._failed: dict[str, _Failed] = {}
+        self._causes: dict[str, str] = {}  # what running tasks wait for
         self._told: dict[str, Task] = {}
         self._wake = asyncio.Event()
         self._paused: frozenset[str] = frozenset()
@@ -230,6 +231,7 @@ class Worker:
             self._failed[task.id] = failed
             raise
         finally:
+            self._causes.pop(task.id, None)
             del self.running[task.id]
         if self._membership is not None:
             await self._membership.survived(task)
@@ -244,8 +246,11 @@ class Worker:
             except Transient as error:
                 failed.times += 1
                 wait = max(_pause(failed), error.retry_after or 0.0)
-                # What all tasks wait for together was said already.
-                level = log.warning if failed.times == 1 and not self.outage.lasts else log.debug
+                # What several tasks wait for together is said once.
+                cause = str(error).partition(" (")[0]
+                said = self.outage.lasts or cause in self._causes.values()
+                self._causes[task.id] = cause
+                level = log.debug if said else log.warning
                 level("%s is tried again in %.0f s: %s", task.id, wait, error)
                 if self._draining:
                     raise
