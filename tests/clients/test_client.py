@@ -66,6 +66,25 @@ def test_client_cancel_of_an_ended_job_and_unknown_names_raise_the_tree_of_error
         Client("ftp://host")
 
 
+def test_client_documents_are_written_listed_and_deleted(client: Client) -> None:
+    """A long one goes by a job, and can be found when `put` returns."""
+    small = client.documents.put("shelf", "a/b c", text="keys rotate", metadata={"page": 1})
+    assert (small.id, small.status, small.metadata["page"]) == ("a/b c", "completed", 1)
+    long = client.documents.put("shelf", "long", text="A sentence about tea. " * 5_000)
+    assert (long.status, long.chunks > 10) == ("completed", True)
+    assert client.documents.get("shelf", "a/b c") == small
+    assert [each.id for each in client.documents.list("shelf").data] == ["a/b c", "long"]
+    assert [each.id for each in client.documents.list("shelf", where={"page": 1}).data] == ["a/b c"]
+    many = client.documents.put_many("shelf", [{"id": "c", "text": "one"}, {"id": "d", "text": "two"}])
+    assert [each.id for each in many.data] == ["c", "d"]  # type: ignore[union-attr]
+    assert client.documents.delete("shelf", "long").deleted
+    assert client.documents.delete_many("shelf", ids=["c", "nobody"]).deleted == ["c"]
+    with pytest.raises(NotFound):
+        client.documents.get("shelf", "long")
+    with pytest.raises(Rejected, match="text"):
+        client.documents.put("shelf", "empty")
+
+
 def test_client_of_a_server_that_is_not_there_says_its_address() -> None:
     with Client("http://127.0.0.1:1") as nobody, pytest.raises(Transient, match=r"127\.0\.0\.1:1"):
         nobody.search("a")

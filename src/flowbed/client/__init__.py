@@ -1,4 +1,4 @@
-"""A typed client of `flowbed serve` for what OpenAI's and Chroma's clients do not know: search, fields and jobs.
+"""A typed client of `flowbed serve` for what clients of OpenAI and Chroma lack: search, fields, jobs, documents.
 
 `Client` is for synchronous code, `AsyncClient` for asyncio. Answers are the records that the server's OpenAPI document
 describes. Errors are those of `flowbed.errors`.

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any, Self
 
 from flowbed.client.connection import Connection
+from flowbed.client.documents import AsyncDocuments
 from flowbed.errors import Transient
 from flowbed.server.api.job_schemas import JobEvent, JobList, JobObject
 from flowbed.server.api.schemas import FieldsResponse, SearchResponse
@@ -34,6 +35,7 @@ class AsyncClient:
         """
         self._connection = Connection(url, key=key)
         self.jobs = AsyncJobs(self._connection)
+        self.documents = AsyncDocuments(self._connection, self.jobs)
 
     async def __aenter__(self) -> Self:
         """Return the client; leaving the block closes it."""

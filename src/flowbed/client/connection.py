@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # Seconds without a byte. A stream of events has a line at least every 15 seconds.
 IDLE = 60.0
-OK, ENDED, REDIRECT = 200, 204, 300
+OK, ACCEPTED, ENDED, REDIRECT = 200, 202, 204, 300
 CONFLICT, TOO_MANY, FAULT, UNAVAILABLE = 409, 429, 500, 503
 REFUSALS: Mapping[int, type[Rejected]] = {401: Unauthorized, 403: Forbidden, 404: NotFound}
 # Characters of an answer that is no JSON, as a proxy's, that are repeated in an error.
@@ -66,7 +66,6 @@ class Connection:
         *,
         body: Mapping[str, Any] | None = None,
         query: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
     ) -> Shape:
         """Send a request, and return its answer as `shape`. Arguments that are None are left out.
 
@@ -75,17 +74,33 @@ class Connection:
             Conflict: what it would change has changed.
             Transient: the server cannot be reached or cannot answer now.
         """
+        _, text = await self.send(method, path, body=body, query=query)
+        return shape.model_validate_json(text)
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, Any] | None = None,
+    ) -> tuple[int, bytes]:
+        """Send a request, and return the status and the body of its answer.
+
+        Raises:
+            Rejected, Conflict, Transient: as `call`.
+        """
         async with self._send(
             method,
             path,
             data=None if body is None else orjson.dumps(_given(body)),
             params={name: str(value) for name, value in _given(query or {}).items()},
-            headers=headers or {},
+            headers={},
         ) as answer:
             text = await answer.read()
             if answer.status >= REDIRECT:
                 raise _error(answer, text)
-            return shape.model_validate_json(text)
+            return answer.status, text
 
     @asynccontextmanager
     async def events(self, path: str, *, after: int) -> AsyncIterator[AsyncIterator[bytes] | None]:

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from flowbed.client.asynchronous import AsyncJobs, Mode
+    from flowbed.client.documents import AsyncDocuments
+    from flowbed.server.api.document_schemas import (
+        DocumentDeleted,
+        DocumentList,
+        DocumentObject,
+        DocumentsDeleted,
+    )
     from flowbed.server.api.job_schemas import JobEvent, JobList, JobObject
     from flowbed.server.api.schemas import FieldsResponse, SearchResponse
 
@@ -31,6 +38,7 @@ class Client:
         self._client = AsyncClient(url, key=key)
         self._loop = _Loop()
         self.jobs = Jobs(self._client.jobs, self._loop)
+        self.documents = Documents(self._client.documents, self._loop)
 
     def __enter__(self) -> Self:
         """Return the client; leaving the block closes it."""
@@ -179,6 +187,67 @@ class Jobs:
                 return await self._jobs.wait(job)
 
         return self._loop.wait(within())
+
+
+class Documents:
+    """The documents of collections."""
+
+    def __init__(self, documents: AsyncDocuments, loop: _Loop) -> None:
+        """Run the calls of `documents` on `loop`."""
+        self._documents, self._loop = documents, loop
+
+    def put(
+        self,
+        collection: str,
+        document: str,
+        *,
+        text: str | None = None,
+        file_id: str | None = None,
+        title: str | None = None,
+        kind: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> DocumentObject:
+        """Write a document under its id, and return it once it can be found; as `AsyncDocuments.put`."""
+        return self._loop.wait(
+            self._documents.put(
+                collection,
+                document,
+                text=text,
+                file_id=file_id,
+                title=title,
+                kind=kind,
+                metadata=metadata,
+            )
+        )
+
+    def put_many(self, collection: str, documents: Sequence[Mapping[str, Any]]) -> DocumentList | JobObject:
+        """Write up to 1,000 documents; as `AsyncDocuments.put_many`."""
+        return self._loop.wait(self._documents.put_many(collection, documents))
+
+    def get(self, collection: str, document: str) -> DocumentObject:
+        """Return a document; as `AsyncDocuments.get`."""
+        return self._loop.wait(self._documents.get(collection, document))
+
+    def list(
+        self,
+        collection: str,
+        *,
+        where: Mapping[str, Any] | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> DocumentList:
+        """Return a page of documents in the order of their ids; as `AsyncDocuments.list`."""
+        return self._loop.wait(self._documents.list(collection, where=where, after=after, limit=limit))
+
+    def delete(self, collection: str, document: str) -> DocumentDeleted:
+        """Delete a document; as `AsyncDocuments.delete`."""
+        return self._loop.wait(self._documents.delete(collection, document))
+
+    def delete_many(
+        self, collection: str, *, ids: Sequence[str] | None = None, where: Mapping[str, Any] | None = None
+    ) -> DocumentsDeleted:
+        """Delete documents by their ids or by a filter; as `AsyncDocuments.delete_many`."""
+        return self._loop.wait(self._documents.delete_many(collection, ids=ids, where=where))
 
 
 class _Loop:
