@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 TURN_SECONDS = 10.0
 # Chunks that are embedded before the job's counts are written, and whether it was cancelled is looked at.
 SLICE = 512
+# Seconds that a job waits at most for a provider that asks for more: one that recovers early is noticed.
+WAIT_MOST = 300.0
 IDLE_MOST = 2  # slices in a row that embed nothing before the job is tried again later
 FAULTS_MOST = 100  # more are counted, and not listed
 CHUNKING, EMBEDDING, STORING = STAGES
@@ -121,7 +123,7 @@ class IndexJobExecution:
         except (Misconfigured, Rejected) as error:
             await self._end(FAILED, error=str(error))
         except Transient as error:
-            wait = error.retry_after or RETRY_SECONDS
+            wait = min(error.retry_after or RETRY_SECONDS, WAIT_MOST)
             await self._job.release(reason=str(error), due=self._clock() + round(wait * 1e6))
         except Error as error:
             await self._job.fail_after_attempts(str(error))
