@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.dynamodb import address
 
 from flowbed.errors import Conflict
 from flowbed.ledger import ChunkRow, Cursor, DocumentRow, Swap
+from flowbed.ledger.dynamodb import open_dynamodb
 from flowbed.ledger.memory import MemoryLedger, memory_table
 from flowbed.records import Status
 from flowbed.testing.ledger import chunk, document, flat, run, submission
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from tests.ledger.conftest import EmptyLedger
 
     from flowbed.ledger import Ledger
+    from flowbed.testing.aws import Emulator
 
 
 WITH_NOBODY = {"status": Status.PENDING, "worker": "", "run": ""}
@@ -251,3 +255,19 @@ def test_sql_ledger_any_steps_matches_model(empty_ledger: EmptyLedger, kind: str
         await check(await empty_ledger(kind), steps)
 
     asyncio.run(run_steps())
+
+
+@pytest.mark.long
+@settings(max_examples=settings().max_examples // 4, deadline=None)
+@given(SEQUENCES)
+def test_dynamodb_ledger_any_steps_matches_model(aws: Emulator, steps: Steps) -> None:
+    """The same holds in DynamoDB."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in aws.variables(account="300000000006").items():
+            patch.setenv(name, value)
+
+        async def run_steps() -> None:
+            url = address(aws, f"model-{secrets.token_hex(8)}")
+            await check(await open_dynamodb(url, new_id=secrets.token_hex(16)), steps)
+
+        asyncio.run(run_steps())
