@@ -90,6 +90,16 @@ def test_map_is_drawn_once_for_each_version(mapped: Slowed) -> None:
     assert {key: value for key, value in maps._kept.items() if key in kept} == kept
 
 
+def test_map_points_of_a_map_that_another_process_drew_are_read(mapped: Slowed) -> None:
+    """With several workers, the one that reads the rows may not be the one that drew the map."""
+    header, _ = parsed(mapped.call("GET", "/v1/collections/clouds/map").body)
+    maps: Any = mapped.service.maps
+    maps._kept.clear()
+    body = {"version": header["version"], "points": [700]}
+    (row,) = mapped.call("POST", "/v1/collections/clouds/map/rows", body).json["rows"]
+    assert row["id"] == "r000700"
+
+
 @pytest.mark.parametrize(
     ("collection", "body", "status"),
     [

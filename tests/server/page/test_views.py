@@ -143,6 +143,10 @@ def test_page_server_that_goes_away_and_comes_back_is_waited_for(browser: Browse
     running = Slowed(folder, port=port)
     expect(page.get_by_role("link", name="docs")).to_be_visible(timeout=PATIENCE)
     expect(page.get_by_text("The server does not answer.")).to_have_count(0)
+    page.get_by_role("link", name="Search", exact=True).first.click()
+    page.get_by_role("searchbox", name="Query").fill("one")
+    page.keyboard.press("Enter")
+    expect(page.locator(".hit")).to_have_count(1)
     context.close()
     running.close()
 

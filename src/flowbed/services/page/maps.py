@@ -48,10 +48,10 @@ class MapService:
     async def rows(
         self, caller: Caller, collection: str, *, version: int, points: Sequence[int]
     ) -> list[IndexedText]:
-        """Read the rows of some points of a map that was returned.
+        """Read the rows of some points of a map that was returned, by this process or another.
 
         Raises:
-            NotFound: the map is no longer kept, or a point is not one of its.
+            NotFound: the collection has another version now, or a point is not one of the map's.
         """
         from flowbed.index.projection.reading import texts_at
 
@@ -59,8 +59,11 @@ class MapService:
         live = await self._bed.reader().live(collection)
         kept = None if live is None else self._kept.get((live.key, version))
         if kept is None:
+            kept = await self.get(caller, collection)  # the same rows give the same points
+        if kept.version != version:
             raise NotFound(
-                f"the map of version {version} of {collection} is no longer kept; ask for the map again",
+                f"the map of version {version} of {collection} is no longer kept, and there is version"
+                f" {kept.version}; ask for the map again",
                 code="map_gone",
             )
         return await texts_at(kept, points)

@@ -35,7 +35,9 @@ export async function show(root, context) {
   const theme = () => getComputedStyle(document.documentElement).colorScheme.includes("dark") ? "dark" : "light";
 
   load().catch((error) => {
-    if (!signal.aborted) fill(box, h("div", { class: "problem", role: "alert" }, h("p", {}, prose(error.message)), h("button", { type: "button", onclick: () => context.again() }, "Try again")));
+    if (signal.aborted) return;
+    if (!error.status) events.addEventListener("back", () => context.again(), { once: true, signal });
+    fill(box, h("div", { class: "problem", role: "alert" }, h("p", {}, prose(error.message)), h("button", { type: "button", onclick: () => context.again() }, "Try again")));
   });
   events.addEventListener("theme", () => plot && paint(), { signal });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plot && paint(), { signal });

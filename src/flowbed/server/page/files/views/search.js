@@ -1,6 +1,6 @@
 // Search: a question, where to look, conditions, and hits that say why they are there.
 
-import { get, post } from "../api.js";
+import { events, get, post } from "../api.js";
 import { remember } from "../app.js";
 import { badge, copy, facts, fill, h, link, prose } from "../dom.js";
 import { write } from "../exact.js";
@@ -17,15 +17,14 @@ const VALUES = 50; // of a field that are offered
 const UNTOLD = new Set(["document", "url", "start", "end"]);
 const CUT = 700; // characters from which a text is folded
 
-export async function show(root, { params, signal, session }) {
-  const { collections } = await get("/v1/collections", signal);
+export async function show(root, { params, signal, session, again }) {
+  const listing = get("/v1/collections", signal); // the box can be used before it is there
   const state = {
     query: params.get("q") ?? "", collection: params.get("c") ?? "", unit: params.get("unit") === "document" ? "document" : "chunk",
     limit: LIMITS.includes(Number(params.get("n"))) ? Number(params.get("n")) : 10, conditions: read(params.get("f")),
     mode: MODES.some(([mode]) => mode === params.get("mode")) ? params.get("mode") : "vector",
     order: ORDERS.some(([order]) => order === params.get("order")) ? params.get("order") : "score", like: params.get("like") ?? "",
   };
-  if (state.collection && !collections.some((each) => each.name === state.collection)) state.collection = "";
   const fields = new Fields(signal);
   const chips = h("div", { class: "row", role: "group", "aria-label": "Conditions" });
   const results = h("section", { "aria-label": "Hits", class: "view" });
@@ -166,15 +165,27 @@ export async function show(root, { params, signal, session }) {
   } },
   h("div", { class: "asked" }, query, go),
   h("div", { class: "row" },
-    choose("in", "collection", [["", "all collections"], ...collections.map((each) => [each.name, `${each.name} (${number(each.rows)})`])], state.collection),
+    choose("in", "collection", [["", "all collections"], ...(state.collection ? [[state.collection, state.collection]] : [])], state.collection),
     choose("", "mode", MODES, state.mode),
     choose("each hit is a", "unit", [["chunk", "passage"], ["document", "document"]], state.unit),
     choose("show", "limit", LIMITS.map((each) => [each, each]), state.limit), choose("", "order", ORDERS, state.order), chips));
   drawChips();
   fill(root, h("h1", { class: "hidden" }, "Search"), h("div", { class: "panel" }, form), results);
-  if (!collections.length) {
-    fill(results, h("div", { class: "panel" }, h("h2", {}, "Nothing is indexed yet"), h("p", {}, "Name a source and run once; this page then searches it."), h("pre", {}, "flowbed add handbook files handbook\nflowbed run")));
-  } else if (state.query || state.like) await search({ like: state.like });
+  listing.then(begin).catch((error) => {
+    if (signal.aborted) return;
+    if (!error.status) events.addEventListener("back", () => again(), { once: true, signal });
+    fill(results, h("div", { class: "problem", role: "alert" }, h("p", {}, prose(error.message)), h("button", { type: "button", onclick: () => again() }, "Try again")));
+  });
+
+  async function begin({ collections }) {
+    if (!collections.some((each) => each.name === state.collection)) state.collection = "";
+    fill(form.elements.collection, h("option", { value: "" }, "all collections"), collections.map((each) =>
+      h("option", { value: each.name, selected: each.name === state.collection }, `${each.name} (${number(each.rows)})`)));
+    if (!collections.length) {
+      fill(results, h("div", { class: "panel" }, h("h2", {}, "Nothing is indexed yet"), h("p", {}, "Name a source and run once; this page then searches it."), h("pre", {}, "flowbed add handbook files handbook\nflowbed run")));
+    } else if ((state.query || state.like) && !running && !results.firstChild) await search({ like: state.like });
+  }
+
   return () => running?.abort();
 }
 
