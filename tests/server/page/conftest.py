@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import TimeoutError, sync_playwright  # noqa: A004 - playwright's own
 from tests.server.conftest import Running
 
 from flowbed.bed import aopen
@@ -35,6 +35,9 @@ AXE = (
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # Milliseconds for one step of a test in the browser: far more than it takes, on a machine that is busy.
 PATIENCE = 20_000
+# What Chromium says of requests that it ends when an interface of the machine comes or goes, as containers do.
+NETWORK = "ERR_NETWORK_CHANGED"
+SHOWN = "main .view:not([aria-busy])"
 # Texts that were made to become markup, script or an address. Each calls `attacked` if it does.
 ATTACKS = (
     "<script>attacked(1)</script>",
@@ -85,7 +88,7 @@ class Slowed(Running):
 class Faults:
     """What a page must not do: log errors, break its policy, ask other hosts, or run what was a text."""
 
-    allowed: tuple[str, ...] = ()  # parts of messages that a test causes
+    allowed: tuple[str, ...] = (NETWORK,)  # parts of messages that a test, or the machine, causes
     found: list[str] = field(default_factory=list)
 
     def watch(self, context: BrowserContext, page: Page, url: str) -> None:
@@ -229,5 +232,13 @@ def page(browser: Browser, shown: Slowed, faults: Faults) -> Iterator[Page]:
 
 def open_view(page: Page, view: str) -> None:
     """Open a view, and wait until it is there."""
+    cut: list[object] = []
+    page.on("requestfailed", lambda request: cut.append(request) if NETWORK in str(request.failure) else None)
     page.goto(f"/#/{view}")
-    page.wait_for_selector("main .view:not([aria-busy])")
+    try:
+        page.wait_for_selector(SHOWN)
+    except TimeoutError:
+        if not cut:
+            raise
+        page.reload()
+        page.wait_for_selector(SHOWN)
