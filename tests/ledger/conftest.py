@@ -80,11 +80,15 @@ SLOW_IN_DYNAMODB = {
     "test_swap_large_page_is_atomic",
     "test_swap_racing_fetchers_lose_nothing",
 }
+# Aggregates whose code is that of the ledger in memory, on another table.
+SHARED_WITH_MEMORY = {"TestFiles", "TestIndexJobs", "TestJobs", "TestVectorStores"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave those to `make torture`."""
     for item in items:
-        if item.path.name == "test_dynamodb_contract.py" and item.name in SLOW_IN_DYNAMODB:
+        if item.path.name != "test_dynamodb_contract.py":
+            continue
+        if item.name in SLOW_IN_DYNAMODB or SHARED_WITH_MEMORY.intersection(item.nodeid.split("::")):
             item.add_marker(pytest.mark.long)

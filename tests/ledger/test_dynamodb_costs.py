@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flowbed.ledger.dynamodb.ledger import DynamoLedger
     from flowbed.testing.aws import Emulator
 
-DOCUMENTS, LINES = 25, 20
+DOCUMENTS, LINES = 15, 20
 CHUNKS = DOCUMENTS * LINES
 NOW = 1_764_000_000_000_000  # µs
 WAITING = (Status.NONE, Status.FAILED)
