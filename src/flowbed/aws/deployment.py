@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import io
 import json
 import subprocess
 import sys
 import tempfile
-import zipfile
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flowbed.aws.assets import upload, upload_assets
 from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
 
 if TYPE_CHECKING:
@@ -173,8 +172,8 @@ class Deployment:
     def _prepare(self, folder: Path, options: StackOptions) -> str:
         """Write the template, upload what it needs, and return the name of a change set that is ready."""
         template = synthesise(folder, options)
-        bucket = self._assets(folder)
-        address = self._upload(bucket, f"template-{_digest(template)}.json", template)
+        bucket = upload_assets(folder, self.name, client=self._client)
+        address = upload(bucket, f"template-{_digest(template)}.json", template, client=self._client)
         name = f"flowbed-{_digest(template)}"
         # One of that name is left where an earlier call was interrupted, or where it was carried out.
         with suppress(self._stack.exceptions.ClientError):
@@ -221,40 +220,6 @@ class Deployment:
             for page in pages
             for each in page.get("Changes", [])
         ]
-
-    def _assets(self, folder: Path) -> str:
-        """Upload the folders and files that the template names, and return their bucket."""
-        account = self._client("sts").get_caller_identity()["Account"]
-        bucket = f"{self.name}-assets-{account}"
-        self._require_bucket(bucket)
-        assets = json.loads((folder / f"{self.name}.assets.json").read_text("utf-8"))
-        for each in assets["files"].values():
-            path = folder / each["source"]["path"]
-            if path.suffix == ".json":
-                continue  # the template: it is uploaded under a name of ours
-            for destination in each["destinations"].values():
-                body = _zipped(path) if path.is_dir() else path.read_bytes()
-                self._upload(bucket, destination["objectKey"], body)
-        return bucket
-
-    def _require_bucket(self, bucket: str) -> None:
-        client = self._client("s3")
-        region = client.meta.region_name
-        where = {} if region in ("us-east-1", None) else {"LocationConstraint": region}
-        try:
-            client.head_bucket(Bucket=bucket)
-        except client.exceptions.ClientError as error:
-            if error.response["Error"]["Code"] not in ("404", "NoSuchBucket"):
-                raise Misconfigured(f"the bucket {bucket} cannot be used for uploads: {error}") from error
-            if where:
-                client.create_bucket(Bucket=bucket, CreateBucketConfiguration=where)
-            else:
-                client.create_bucket(Bucket=bucket)
-
-    def _upload(self, bucket: str, key: str, body: bytes) -> str:
-        client = self._client("s3")
-        client.put_object(Bucket=bucket, Key=key, Body=body)
-        return f"{client.meta.endpoint_url}/{bucket}/{key}"
 
     def _exists(self) -> bool:
         found = self._described()
@@ -367,16 +332,3 @@ def environment_client(endpoint: str | None = None) -> Callable[[str], Any]:
 
 def _digest(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()[:16]
-
-
-def _zipped(folder: Path) -> bytes:
-    """Zip a folder with the mode of each file, always into the same bytes."""
-    body = io.BytesIO()
-    with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), (1980, 1, 1, 0, 0, 0))
-                entry.external_attr = (path.stat().st_mode & 0xFFFF) << 16
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                archive.writestr(entry, path.read_bytes())
-    return body.getvalue()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import requires
 from pathlib import Path
 
 import flowbed
 from flowbed.errors import Misconfigured, Rejected
-from flowbed.settings import FILE
+from flowbed.settings import FILE, read_settings
 
 # What the light functions import, beside Python itself. Lambda's own boto3 is older than the AWS that we call.
 REQUIREMENTS = (
@@ -26,7 +28,8 @@ REQUIREMENTS = (
     "tomlkit",
     "zstandard",
 )
-PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
+# All that Lambda's Amazon Linux 2023 can run: it has glibc 2.34.
+PLATFORMS = ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, 35)))
 PYTHON = "3.13"
 # Bytes that Lambda takes, unpacked.
 MOST = 250 * 2**20
@@ -42,14 +45,14 @@ def build(folder: Path, project: Path) -> None:
     """Write the package for AWS's Python on arm64 into `folder`, with the settings of a project.
 
     Raises:
-        Misconfigured: the project has no `flowbed.toml`, or pip cannot install for that platform.
+        Misconfigured: the project has no valid `flowbed.toml`, or pip cannot install for that platform.
         Rejected: the package is larger than Lambda takes.
     """
     _settings(folder, project)
     done = subprocess.run(  # noqa: S603 - pip, of this Python
         [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", str(folder)]
         + [f"--platform={each}" for each in PLATFORMS]
-        + ["--python-version", PYTHON, "--implementation", "cp", "--only-binary", ":all:", *REQUIREMENTS],
+        + ["--python-version", PYTHON, "--only-binary", ":all:", "--no-compile", *_requirements()],
         capture_output=True,
         text=True,
         timeout=INSTALLING,
@@ -68,13 +71,20 @@ def build_local(folder: Path, project: Path) -> None:
     """Write a package for an emulator on this machine: the settings, and a start with this Python.
 
     Raises:
-        Misconfigured: the project has no `flowbed.toml`.
+        Misconfigured: the project has no valid `flowbed.toml`.
     """
     _settings(folder, project)
     bootstrap = folder / "bootstrap"
     paths = ":".join(path for path in sys.path if path)
     bootstrap.write_text(BOOTSTRAP.format(paths=paths, python=sys.executable))
     bootstrap.chmod(0o755)
+
+
+def _requirements() -> list[str]:
+    """Return what to install, within the versions that Flowbed allows."""
+    said = (re.split(r"\s*;", each, maxsplit=1)[0] for each in requires("flowbed") or ())
+    bounds = {re.split(r"[^\w.-]", each, maxsplit=1)[0].lower(): each for each in said}
+    return [bounds[name] for name in REQUIREMENTS]
 
 
 def _settings(folder: Path, project: Path) -> None:
@@ -84,3 +94,4 @@ def _settings(folder: Path, project: Path) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(project / FILE, folder / FILE)
+    read_settings(folder)  # wrong ones are found here, not by the first call
