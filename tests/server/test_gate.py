@@ -182,7 +182,7 @@ async def test_gate_reachable_by_others_requires_a_key(service: Service) -> None
 
 
 async def test_gate_with_keys_requires_one_as_openai_or_azure_send_it(service: Service) -> None:
-    """Health stays open to probes."""
+    """Health stays open to probes, and the page, which holds no data, to browsers."""
     _, secret = await service.keys.create("mine", secret=service.bed.secret)
     app = create_app(service, loopback=False)
 
@@ -198,9 +198,9 @@ async def test_gate_with_keys_requires_one_as_openai_or_azure_send_it(service: S
     assert await requested(authorization=f"Basic {secret}") == 401
     assert await requested(authorization="Bearer \xff\xfe") == 401
     assert await requested(authorization=f"Bearer {secret[:-1]}") == 401
-    for path in ("/health/live", "/health/ready", "/metrics", "/openapi.json"):
+    for path in ("/health/live", "/health/ready", "/metrics", "/openapi.json", "/", "/page/app.js"):
         assert (await call(app, "GET", path, headers={"host": "example.com"})).status == 200
-    for path in ("/nowhere", "/v1/admin/cache", "/v1/embeddings", "/"):
+    for path in ("/nowhere", "/v1/admin/cache", "/v1/embeddings", "/v1/session"):
         assert (await call(app, "GET", path)).status == 401
 
 
