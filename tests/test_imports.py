@@ -47,8 +47,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pypdfium2": ("sources/extraction/",),
     "python_calamine": ("sources/extraction/",),
     "python_multipart": ("server/",),
-    # The cache, the rate limits that processes share, and the one place that opens the connection of both.
-    "redis": ("embedding/cache/", "embedding/wrappers/buckets.py", "embedding/stack.py"),
+    # The cache, the rate limits and outages that processes share, and the one place that opens the connection of all.
+    "redis": (
+        "embedding/cache/",
+        "embedding/stack.py",
+        "embedding/wrappers/buckets.py",
+        "embedding/wrappers/outages.py",
+    ),
     "rich": ("cli/",),
     "safetensors": ("embedding/local/",),
     "sentence_transformers": ("embedding/local/",),

@@ -88,7 +88,8 @@ def routes(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
     )
     async def retry_letters(request: Request) -> Response:
         """Queue again what failed, and embed it after the answer."""
-        body = await read(request, RetryRequest)
+        # Null is refused: left out, it would mean all of them.
+        body = await read(request, RetryRequest, nulls=True)
         done = await operating.retry(body.subjects)
         failures = [{"subject": each.subject, "reason": each.reason} for each in done.failures]
         return json({"waiting": done.waiting, "read": done.read, "failures": failures}, status=ACCEPTED)
