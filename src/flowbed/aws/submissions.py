@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flowbed.bed import Flowbed
     from flowbed.ledger import Ledger, SubmissionRow
 
-KEY = re.compile(r"(?:.*/)?submissions/(?P<submission>[^/]+)/input\.jsonl")
+KEY = re.compile(r"(?:^|/)submissions/(?P<submission>[^/]+)/input\.jsonl\Z")
 TYPES = ("line", "word")
 # Every so often (µs), listing starts at another submission, so that those that are stuck do not keep back the others:
 # as often as the schedule of poll-store.
@@ -47,7 +47,7 @@ def submission_of(key: str) -> str:
     Raises:
         Rejected: no input has such a key.
     """
-    match = KEY.fullmatch(key)
+    match = KEY.search(key)
     if match is None:
         raise Rejected(
             f"s3_key has to be one that find_unembedded returned, not {shown(key)}", param="s3_key"
