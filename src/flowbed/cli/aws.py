@@ -19,8 +19,8 @@ from flowbed.wiring import process
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowbed.aws.costs import Cost
-    from flowbed.aws.deployment import Change, Deployment, StackState
+    from flowbed.aws.deployment.cloudformation import Change, Deployment, StackState
+    from flowbed.aws.deployment.costs import Cost
     from flowbed.aws.stack.options import StackOptions
 
 Name = Annotated[str, typer.Option(help="The stack; all its parts are named after it.")]
@@ -144,7 +144,7 @@ def cost(
     price: Annotated[float, typer.Option(min=0, help="Of the model, for a million tokens.")] = 0.02,
 ) -> None:
     """Show what a volume costs on AWS, on each lane, by list prices."""
-    from flowbed.aws.costs import costs
+    from flowbed.aws.deployment.costs import costs
 
     lanes: dict[Literal["realtime", "batch"], tuple[Cost, ...]] = {
         "realtime": costs(lines, lane="realtime", tokens_each=tokens, usd_per_million=price),
@@ -156,7 +156,7 @@ def cost(
 
 def _with_options(common: Common, work: Any, *, local: bool, secret: list[str] | None, **given: Any) -> Any:
     """Make the package of the light functions, and do `work` with the options of the stack."""
-    from flowbed.aws.package import build, build_local
+    from flowbed.aws.deployment.package import build, build_local
     from flowbed.aws.stack.options import StackOptions, require_image
 
     if not local:
@@ -172,7 +172,7 @@ def _with_options(common: Common, work: Any, *, local: bool, secret: list[str] |
 
 
 def _deployment(name: str) -> Deployment:
-    from flowbed.aws.deployment import Deployment, environment_client
+    from flowbed.aws.deployment.cloudformation import Deployment, environment_client
 
     if not name.replace("-", "").isalnum() or not name.islower():
         raise Misconfigured(f"{name!r} is no name for a stack: lower-case letters, digits and -")

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowbed.aws.assets import upload, upload_assets
+from flowbed.aws.deployment.assets import upload, upload_assets
 from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
 
 if TYPE_CHECKING:
