@@ -61,7 +61,7 @@ def serve(
         if as_json:
             say_json({"url": url, "models": names})
         else:
-            note(f"serving {', '.join(names)} at {url}/v1; Ctrl-C stops it")
+            note(f"serving {', '.join(names)} at {url}/v1, and a page at {url}; Ctrl-C stops it")
 
     with listening:
         running.serve(place, listening, workers=workers, started=started)
