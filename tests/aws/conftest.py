@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.util
 import itertools
 import json
 import tempfile
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import boto3
 import pytest
@@ -19,13 +20,12 @@ from tests.support.projects import receipt
 from flowbed.bed import Flowbed, aopen
 from flowbed.settings import function_folder
 from flowbed.storage import open_store
+from flowbed.testing.aws import Emulator
 from flowbed.testing.index import Contents, contents
 from flowbed.testing.simulators import SimulatorProcess
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
-
-    from flowbed.testing.aws import Emulator
 
 MODEL = "openai:text-embedding-3-small"
 
@@ -177,3 +177,15 @@ def deployment(
         account=aws.client(account=account),
         capture=lambda: capsys.readouterr().out,
     )
+
+
+@pytest.fixture
+def emulator(lacking: Callable[[str], NoReturn], monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """Start an emulator that asks for roles, and let this process be its root."""
+    for package in ("ministack", "awslambdaric"):
+        if not importlib.util.find_spec(package):
+            lacking(f"no {package}: make setup")
+    with Emulator(auth=True) as running:
+        for name, value in running.variables().items():
+            monkeypatch.setenv(name, value)
+        yield running

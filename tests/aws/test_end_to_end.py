@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pytest
 from tests.support.aws_deployment import connect, deploy, local_contents, settings_of, write_receipts
 
-from flowbed.testing.aws import Emulator
 from flowbed.testing.index import assert_same
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.support.aws_functions import Functions
 
+    from flowbed.testing.aws import Emulator
     from flowbed.testing.simulators import SimulatorProcess
-
-
-@pytest.fixture
-def emulator(lacking: Callable[[str], NoReturn], monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """Start an emulator that asks for roles, and let this process be its root."""
-    for package in ("ministack", "awslambdaric"):
-        if not importlib.util.find_spec(package):
-            lacking(f"no {package}: make setup")
-    with Emulator(auth=True) as running:
-        for name, value in running.variables().items():
-            monkeypatch.setenv(name, value)
-        yield running
 
 
 def poll_all(functions: Functions) -> None:

@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import boto3
-import pytest
 from tests.support.aws_deployment import local_contents, settings_of, write_receipts
 
 from flowbed.storage import open_store
-from flowbed.testing.aws import Emulator
 from flowbed.testing.index import assert_same, contents
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
+    from flowbed.testing.aws import Emulator
     from flowbed.testing.simulators import SimulatorProcess
 
 SECONDS = 240
-
-
-@pytest.fixture
-def emulator(lacking: Callable[[str], NoReturn], monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """Start an emulator that asks for roles, and let this process be its root."""
-    for package in ("ministack", "awslambdaric"):
-        if not importlib.util.find_spec(package):
-            lacking(f"no {package}: make setup")
-    with Emulator(auth=True) as running:
-        for name, value in running.variables().items():
-            monkeypatch.setenv(name, value)
-        yield running
 
 
 def test_deployment_on_an_emulator_indexes_receipts_as_a_local_run_does(

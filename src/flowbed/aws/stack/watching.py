@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -13,6 +13,8 @@ from aws_cdk import aws_sns_subscriptions as subscriptions
 from flowbed.aws.stack.compute import camel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from constructs import Construct
 
     from flowbed.aws.stack.compute import Compute
@@ -26,6 +28,15 @@ BEHIND = 600_000
 PERIOD = 5  # minutes
 
 
+class _Watched(NamedTuple):
+    """A figure that should not be above a threshold, and what it means if it is."""
+
+    name: str
+    metric: cloudwatch.IMetric
+    above: float
+    meaning: str
+
+
 def watch(scope: Construct, given: Data, compute: Compute, options: StackOptions) -> None:
     """Define an alarm for each way to be stuck, and a dashboard of the same figures."""
     topic = None
@@ -33,65 +44,47 @@ def watch(scope: Construct, given: Data, compute: Compute, options: StackOptions
         topic = sns.Topic(scope, "Alarms", topic_name=f"{options.name}-alarms", enforce_ssl=True)
         topic.add_subscription(subscriptions.EmailSubscription(options.alarm_email))
     alarms = []
-
-    def alarm(name: str, metric: cloudwatch.IMetric, above: float, meaning: str) -> None:
-        made = cloudwatch.Alarm(
+    for each in _watched(given, compute):
+        alarm = cloudwatch.Alarm(
             scope,
-            f"{camel(name)}Alarm",
-            alarm_name=f"{options.name}-{name}",
-            alarm_description=meaning,
-            metric=metric,
-            threshold=above,
+            f"{camel(each.name)}Alarm",
+            alarm_name=f"{options.name}-{each.name}",
+            alarm_description=each.meaning,
+            metric=each.metric,
+            threshold=each.above,
             evaluation_periods=1,
             comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
             treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
         )
         if topic is not None:
-            made.add_alarm_action(actions.SnsAction(topic))
-        alarms.append(made)
+            alarm.add_alarm_action(actions.SnsAction(topic))
+        alarms.append(alarm)
+    _dashboard(scope, given, compute, options, alarms)
 
+
+def _watched(given: Data, compute: Compute) -> Iterator[_Watched]:
     period = Duration.minutes(PERIOD)
     for name, queue in given.dead.items():
-        alarm(
+        letters = queue.metric_approximate_number_of_messages_visible(period=period)
+        yield _Watched(
             f"{name}-dead-letters",
-            queue.metric_approximate_number_of_messages_visible(period=period),
+            letters,
             0,
             "Messages failed five times. Read them: flowbed aws status; flowbed dead-letters list",
         )
     for name, queue in given.queues.items():
-        alarm(
-            f"{name}-oldest-message",
-            queue.metric_approximate_age_of_oldest_message(period=period),
-            OLDEST_MESSAGE,
-            "The queue is not worked off: look at the log of its function",
-        )
+        oldest = queue.metric_approximate_age_of_oldest_message(period=period)
+        meaning = "The queue is not worked off: look at the log of its function"
+        yield _Watched(f"{name}-oldest-message", oldest, OLDEST_MESSAGE, meaning)
     for name, function in compute.functions.items():
-        alarm(
-            f"{name}-errors",
-            function.metric_errors(period=period),
-            0,
-            f"The function failed: flowbed aws logs {name}",
-        )
-        alarm(
-            f"{name}-throttles",
-            function.metric_throttles(period=period),
-            0,
-            "The account's concurrency is used up",
-        )
+        failed, throttled = function.metric_errors(period=period), function.metric_throttles(period=period)
+        yield _Watched(f"{name}-errors", failed, 0, f"The function failed: flowbed aws logs {name}")
+        yield _Watched(f"{name}-throttles", throttled, 0, "The account's concurrency is used up")
     for name, machine in compute.machines.items():
-        alarm(
-            f"{name}-failed",
-            machine.metric_failed(period=period),
-            0,
-            "An execution failed: flowbed aws status",
-        )
-    alarm(
-        "stream-behind",
-        compute.functions["stream_processor"].metric("IteratorAge", statistic="max", period=period),
-        BEHIND,
-        "The stream of the ledger is read too slowly",
-    )
-    _dashboard(scope, given, compute, options, alarms)
+        ended = machine.metric_failed(period=period)
+        yield _Watched(f"{name}-failed", ended, 0, "An execution failed: flowbed aws status")
+    age = compute.functions["stream_processor"].metric("IteratorAge", statistic="max", period=period)
+    yield _Watched("stream-behind", age, BEHIND, "The stream of the ledger is read too slowly")
 
 
 def _dashboard(
