@@ -110,6 +110,7 @@ def test_run_rate_limited_says_how_long_it_waits_and_for_whom(tmp_path: Path) ->
     assert re.search(r"waiting [12] s: rate limited: openai at 127\.0\.0\.1:\d+ answered 429", shown.text)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_run_interrupted_keeps_what_was_answered(tmp_path: Path) -> None:
     """The next run pays again for no more than the requests that were in flight."""
     simulator = Simulator(OpenAI(), faults=[Fault(kind="slow", delay_per_text=0.02)])
