@@ -154,7 +154,7 @@ torture: setup  ## kill processes at random moments, load one project with many,
 		PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --hypothesis-profile long $(HOUR) tests/ledger/test_model.py; \
 	fi
 
-pictures: setup  ## take the pictures of docs/pictures anew, in Chromium
+pictures: setup  ## take the pictures of docs/pictures again, in Chromium
 	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/server/page/pictures.py
 
 deploy-local: setup tools  ## deploy the template to an emulator of AWS, run receipts through it, and remove it
