@@ -7,6 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,6 +90,19 @@ def _keyed(call: Any) -> tuple[str, str]:
     ]
 
 
+def _wait_for_keys(url: str) -> None:
+    """Wait until the server has noticed that it has keys now, which takes it some seconds."""
+    deadline = time.monotonic() + STARTING
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"{url}/models").close()  # noqa: S310 - our own server
+        except urllib.error.HTTPError as refused:
+            refused.close()
+            return
+        time.sleep(0.1)
+    raise AssertionError("the server lets everybody in, although it has keys")
+
+
 @pytest.fixture(scope="session")
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Yield a server without keys, whose vectors are computed from the text."""
@@ -103,6 +119,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     settings = f'model = "{LOCAL}"\n[serve]\ntiers.slow = {{ requests_per_minute = 60 }}\n'
     with serving(folder, settings) as (url, call):
         key, limited = _keyed(call)
+        _wait_for_keys(url)
         yield Served(url=url, model=LOCAL, key=key, limited_key=limited)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -100,11 +101,10 @@ def test_client_with_a_wrong_key_is_unauthorized(local: Served) -> None:
 async def test_client_events_over_a_connection_that_is_cut_come_once_and_in_order(seeded: Served) -> None:
     """A proxy ends each connection after a few hundred bytes: every stream brings an event or two."""
     port = int(seeded.url.split(":")[2].split("/")[0])
-    connections = 0
+    handlers: set[asyncio.Task[None] | None] = set()
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
+        handlers.add(asyncio.current_task())
         server, ask = await asyncio.open_connection("127.0.0.1", port)
 
         async def asking() -> None:
@@ -113,13 +113,18 @@ async def test_client_events_over_a_connection_that_is_cut_come_once_and_in_orde
 
         forwarding = asyncio.create_task(asking())
         sent = 0
-        while sent < 1_200 and (piece := await server.read(300)):
-            writer.write(piece)
-            await writer.drain()
-            sent += len(piece)
-        forwarding.cancel()
-        writer.close()  # in the middle of the answer; a reset could take back what the client has not read yet
-        ask.transport.abort()
+        try:
+            while sent < 1_200 and (piece := await server.read(300)):
+                writer.write(piece)
+                await writer.drain()
+                sent += len(piece)
+        finally:
+            forwarding.cancel()
+            # In the middle of the answer. A reset could take back what the client has not read yet.
+            for each in (writer, ask):
+                each.close()
+                with suppress(ConnectionError):
+                    await each.wait_closed()
 
     async with AsyncClient(seeded.url) as direct:
         job = await direct.jobs.create("cut", texts=[f"text {number}" for number in range(20)])
@@ -132,4 +137,7 @@ async def test_client_events_over_a_connection_that_is_cut_come_once_and_in_orde
             assert [event async for event in client.jobs.events(job.id)] == whole
     finally:
         proxy.close()
-    assert connections > 1
+        for handler in filter(None, handlers):
+            handler.cancel()
+        await asyncio.gather(*filter(None, handlers), return_exceptions=True)
+    assert len(handlers) > 1
