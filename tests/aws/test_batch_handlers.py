@@ -115,7 +115,7 @@ def gathered(deployment: Deployment) -> dict[str, Any]:
     return dict(batch)
 
 
-def test_submit_openai_of_a_throttled_provider_raises_transient_and_submits_once(
+def test_submit_openai_provider_throttled_raises_transient_and_submits_once(
     deployment: Deployment, provider: SimulatorProcess, quick_polls: None
 ) -> None:
     """The state machine repeats it; an upload whose answer was lost is found again."""

@@ -63,7 +63,7 @@ KILLED = {
 }
 
 
-def test_receipts_through_machines_and_events_equal_a_local_run_if_each_function_is_killed(
+def test_deployment_each_function_killed_ends_with_the_index_of_a_local_run(
     emulator: Emulator, data: Path, tmp_path: Path, provider: SimulatorProcess
 ) -> None:
     """One source takes the batch lane, the other the event flow. Each function dies once, where state just changed.

@@ -55,7 +55,7 @@ def test_client_events_come_once_and_in_order_and_end_with_the_job(client: Clien
     assert [event.id for event in client.jobs.events(job.id, after=2)] == list(range(3, len(events) + 1))
 
 
-def test_client_cancel_of_an_ended_job_and_unknown_names_raise_the_tree_of_errors(client: Client) -> None:
+def test_client_unknown_names_and_invalid_requests_raise_errors_of_the_tree(client: Client) -> None:
     with pytest.raises(NotFound, match="nowhere"):
         client.search("a", collection="nowhere")
     with pytest.raises(NotFound):

@@ -99,7 +99,7 @@ async def test_search_by_text_finds_words_in_any_script(bench: Bench, filled: Li
     assert {query: await ids(bench, filled, query) for query in FOUND} == FOUND
 
 
-async def test_search_by_text_of_rows_changed_deleted_and_rolled_back_shows_the_version(
+async def test_text_search_rows_changed_or_rolled_back_finds_those_of_the_version(
     bench: Bench, filled: Live
 ) -> None:
     """Each version is searched as it is: an old text is found in the old version only."""
@@ -215,7 +215,7 @@ async def test_search_query_of_countless_words_looks_for_the_first(
     assert found.warnings == ("of 5 different words in the query, the first 3 were looked for",)
 
 
-async def test_version_that_rewrote_the_full_text_index_has_no_identity_and_is_searched(bench: Bench) -> None:
+async def test_identity_version_with_rewritten_full_text_index_is_none_and_is_searched(bench: Bench) -> None:
     """Lance's description of such a version cannot be read, which stops neither publications nor rollbacks."""
     live = await fill(bench)
     await index(bench, live)

@@ -63,7 +63,7 @@ def _violations(page: Page) -> list[tuple[str, list[str]]]:
     return [(each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found]
 
 
-def test_collection_shows_versions_their_difference_and_rolls_back_in_two_steps(
+def test_collection_view_rollback_confirmed_returns_to_the_compared_version(
     page: Page, shown: Slowed
 ) -> None:
     open_view(page, "collections")

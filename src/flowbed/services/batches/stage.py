@@ -193,7 +193,9 @@ class BatchJobs:
             await execution.release()
             raise
         except Exception:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(
+                Exception
+            ):  # the first failure is the one to raise, and the lease expires
                 await execution.release()
             raise
         return ()
