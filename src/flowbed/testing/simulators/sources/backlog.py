@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, urlencode
 import orjson
 
 from flowbed.testing.simulators.serving.asgi import read_request, send_answer, transport_of
+from flowbed.testing.simulators.sources.script import carry_out
 from flowbed.testing.simulators.wire import JSON, Answer
 
 if TYPE_CHECKING:
@@ -343,7 +344,7 @@ class Backlog:
         if request is None:
             return
         if request.path == "/_simulator/do":
-            await send_answer(send, self._do(orjson.loads(request.body)))
+            await send_answer(send, _json(*carry_out(self, orjson.loads(request.body), script=SCRIPT)))
             return
         self.before(request)
         query = parse_qs(request.query)
@@ -363,15 +364,6 @@ class Backlog:
             transport_of(scope).abort()
             return
         await send_answer(send, answer)
-
-    def _do(self, order: Row) -> Answer:
-        name = order.pop("do", "")
-        if name not in SCRIPT:
-            return _json(400, {"message": f"the script has no {name!r}; it has {', '.join(SCRIPT)}"})
-        try:
-            return _json(OK, {"result": getattr(self, name)(**order)})
-        except (TypeError, KeyError) as error:
-            return _json(400, {"message": str(error)})
 
     def _faulty(self, path: str) -> Answer | None:
         if self.outage or (self.broken and self.broken in path):

@@ -27,6 +27,7 @@ import orjson
 
 from flowbed.errors import Rejected
 from flowbed.testing.simulators.serving.asgi import read_request, send_answer
+from flowbed.testing.simulators.sources.script import carry_out
 from flowbed.testing.simulators.wire import JSON, Answer, as_json
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ class Discord:
 
     def _answer(self, request: Request) -> Answer:  # noqa: PLR0911 - one for each way to answer
         if request.path == "/_simulator/do":
-            return self._do(orjson.loads(request.body))
+            return as_json(*carry_out(self, orjson.loads(request.body), script=SCRIPT))
         if request.path == "/_simulator/faults":
             self.faults = [DiscordFault(**each) for each in orjson.loads(request.body)["faults"]]
             return as_json(200, {"faults": len(self.faults)})
@@ -258,15 +259,6 @@ class Discord:
         except _RefusalError as refused:
             return refused.answer
         return replace(whole, body=whole.body[: len(whole.body) // 2]) if fault else whole
-
-    def _do(self, order: dict[str, Any]) -> Answer:
-        name = order.pop("do", "")
-        if name not in SCRIPT:
-            return as_json(400, {"message": f"the script has no {name!r}; it has {', '.join(SCRIPT)}"})
-        try:
-            return as_json(200, {"result": getattr(self, name)(**order)})
-        except (TypeError, KeyError, Rejected) as error:
-            return as_json(400, {"message": str(error)})
 
     def _due(self, path: str) -> DiscordFault | None:
         for place, fault in enumerate(self.faults):

@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl, unquote
 import orjson
 
 from flowbed.testing.simulators.serving.asgi import read_request, send_answer, transport_of
+from flowbed.testing.simulators.sources.script import carry_out
 from flowbed.testing.simulators.wire import Answer
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ class GitLab:
         if request is None:
             return
         if request.path == "/_simulator/do":
-            await send_answer(send, self._do(orjson.loads(request.body)))
+            await send_answer(send, _json(*carry_out(self, orjson.loads(request.body), script=SCRIPT)))
             return
         self.before(request)
         self.requests.append(f"{request.path}?{request.query}" if request.query else request.path)
@@ -235,15 +236,6 @@ class GitLab:
             transport_of(scope).abort()
             return
         await send_answer(send, dated)
-
-    def _do(self, order: dict[str, Any]) -> Answer:
-        name = order.pop("do", "")
-        if name not in SCRIPT:
-            return _json(400, {"message": f"the script has no {name!r}; it has {', '.join(SCRIPT)}"})
-        try:
-            return _json(200, {"result": getattr(self, name)(**order)})
-        except (TypeError, KeyError) as error:
-            return _json(400, {"message": str(error)})
 
     def _faulty(self) -> Answer | None:
         if self.storm:
