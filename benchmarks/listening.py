@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
 import urllib.request
 from typing import TYPE_CHECKING, Self
 
 from benchmarks.process import BENCH, ROOT, Memory
+from flowbed.testing.servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ class Listening:
         """Start it, and wait until it answers at `ready`; its output is kept in .bench/logs."""
         logs = BENCH / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        port = _free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._log = (logs / f"{name}.log").open("w", encoding="utf-8")
         self._process = subprocess.Popen(
@@ -78,10 +78,3 @@ class Listening:
                 time.sleep(0.1)
         self.close()
         raise RuntimeError(f"the server did not answer within {STARTING:.0f} s; see {self._log.name}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

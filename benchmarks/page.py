@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from benchmarks import (
+    aws,
     browser,
     build,
     chroma,
@@ -14,6 +15,7 @@ from benchmarks import (
     cranfield,
     embedder,
     find,
+    imports,
     interference,
     limits,
     million,
@@ -24,6 +26,7 @@ from benchmarks import (
     search,
     server,
     sources,
+    start,
     workers,
 )
 from benchmarks.picture import picture
@@ -46,8 +49,10 @@ BENCHMARKS: dict[str, ModuleType] = {
     "embedder": embedder,
     "server": server,
     "browser": browser,
+    "start": start,
     "chroma": chroma,
     "chroma_api": chroma_api,
+    "imports": imports,
     "interference": interference,
     "cranfield": cranfield,
     "modes": modes,
@@ -55,6 +60,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "limits": limits,
     "sources": sources,
     "workers": workers,
+    "aws": aws,
 }
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.issue_pieces import TRIED as PIECES_TRIED
+from benchmarks.issue_pieces import changed
 from benchmarks.process import BENCH, ROOT
 from benchmarks.results import Figure, table
 from benchmarks.windows import TRIED, cut
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 # Each line: where the answer is, the ids of what answers, and the question. They were written for this benchmark after
 # reading the answers, in other words than theirs; the data itself is not part of the project.
 QUESTIONS = Path(__file__).parent / "questions.tsv"
-# Others about chats, written before any other windows were tried on them, to check what was chosen on the first.
+# Others, written before any other chunks were tried on them, to check what was chosen on the first.
 HELD_OUT = Path(__file__).parent / "questions-held-out.tsv"
 # Each line: a text and a question.
 JAPANESE = ROOT / "tests" / "retrieval" / "japanese.tsv"
@@ -91,7 +93,7 @@ async def _measure(options: Options) -> dict[str, Any]:
     ranks: dict[str, dict[str, list[int]]] = {}
     pieces: dict[str, dict[str, int]] = {}
     japanese: dict[str, list[int]] = {}
-    tried: dict[str, dict[str, list[int]]] = {}
+    tried: dict[str, dict[str, dict[str, list[int]]]] = {"chats": {}, "issues": {}}
     for spec in MODELS:
         # Kept between runs: the texts take minutes to embed.
         vectors = VectorFile(BENCH / "questions" / "vectors.db", limit=CACHE_BYTES, clock=time.time)
@@ -101,8 +103,9 @@ async def _measure(options: Options) -> dict[str, Any]:
             ways = {STRUCTURE: [*_by_structure(name, some, model)], FIXED: [*_fixed(some, model)]}
             ranks[name] = {way: await _ranks(questions[name], found, model) for way, found in ways.items()}
             pieces[name] = {way: len(found) for way, found in ways.items()}
-            for way, found in {**ways, **_tried(some, model)}.items() if name in CHATS else ():
-                both = tried.setdefault(way, {"first": [], "held out": [], "pieces": []})
+            for way, found in {**ways, **_tried(name, some, model)}.items():
+                kind = "chats" if name in CHATS else "issues"
+                both = tried[kind].setdefault(way, {"first": [], "held out": [], "pieces": []})
                 both["first"] += await _ranks(questions[name], found, model)
                 both["held out"] += await _ranks(held_out[name], found, model)
                 both["pieces"].append(len(found))
@@ -113,7 +116,7 @@ async def _measure(options: Options) -> dict[str, Any]:
         "ranks": ranks,
         "japanese": japanese,
         "tried": tried,
-        "held_out": sum(len(some) for some in held_out.values()),
+        "held_out": {name: len(some) for name, some in held_out.items()},
     }
 
 
@@ -133,8 +136,17 @@ def _by_structure(name: str, documents: Sequence[Document], model: Cached) -> It
             yield Piece(sent=each.sent, ids=frozenset(ids))
 
 
-def _tried(documents: Sequence[Document], model: Cached) -> dict[str, list[Piece]]:
-    """Cut chats in the other ways."""
+def _tried(name: str, documents: Sequence[Document], model: Cached) -> dict[str, list[Piece]]:
+    """Cut chats or issues in the other ways."""
+    if name not in CHATS:
+        return {
+            way: [
+                *_by_structure(
+                    name, [changed(each, pieces, CAPACITY, model.count) for each in documents], model
+                )
+            ]
+            for way, pieces in PIECES_TRIED.items()
+        }
     return {
         way: [
             Piece(sent=sent, ids=ids)
@@ -278,18 +290,8 @@ def section(found: dict[str, Any]) -> str:
                     f"{reciprocal(some):.3f}",
                 ]
             )
-    others = [
-        [
-            way,
-            f"{sum(some['pieces']):,}",
-            *(
-                form.format(measure(some[asked]))
-                for asked in ("first", "held out")
-                for measure, form in ((recall, "{:.1%}"), (reciprocal, "{:.3f}"))
-            ),
-        ]
-        for way, some in found["tried"].items()
-    ]
+    held_out = found["held_out"]
+    others = held_out["slack"] + held_out["discord"]
     first = [
         [model, *(sum(rank < within for rank in found["japanese"][spec]) for within in (1, FOUND))]
         for spec, model in MODELS.items()
@@ -307,13 +309,35 @@ every {CAPACITY} tokens; neither way sends more. Chunks by structure, or of fixe
 {table(["chunks", "recall@1", "recall@5", "recall@10", "MRR@10"], rows)}
 
 Windows of chats end at silences, so they are shorter than pieces of a fixed size: five of them show a reader less text.
-Other windows of the same capacity, on these questions and on {found["held_out"]} others that were written before any of
+Other windows of the same capacity, on these questions and on {others} others that were written before any of
 them was tried. Windows that are filled in order move with every message before them, so a new one would embed the rest
 of its day again:
 
-{table(["windows", "chunks", "recall@5", "MRR@10", "recall@5, held out", "MRR@10, held out"], others)}
+{_compared("windows", found["tried"]["chats"])}
+
+Other pieces of issues, on the {issues} questions and on {held_out["issues"]} others that were written before any of
+them was tried. Where notes are joined, a changed one would embed others too, and a hit would not open the note that
+answers:
+
+{_compared("pieces", found["tried"]["issues"])}
 
 40 Japanese questions on 40 short Japanese texts, in other words than theirs:
 
 {table(["model", "found first", "among five"], first)}
 """
+
+
+def _compared(what: str, tried: Mapping[str, Mapping[str, Any]]) -> str:
+    rows: list[list[object]] = [
+        [
+            way,
+            f"{sum(some['pieces']):,}",
+            *(
+                form.format(measure(some[asked]))
+                for asked in ("first", "held out")
+                for measure, form in ((recall, "{:.1%}"), (reciprocal, "{:.3f}"))
+            ),
+        ]
+        for way, some in tried.items()
+    ]
+    return table([what, "chunks", "recall@5", "MRR@10", "recall@5, held out", "MRR@10, held out"], rows)

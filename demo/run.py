@@ -51,7 +51,8 @@ def main() -> int:
             if status:
                 say(f"\nThe demo stops here: the command above ended with status {status} and says why.")
                 return status
-    say(f"\nLook around: cd {shown(folder)} && {Path(sys.executable).parent / 'flowbed'} --help")
+    say("\nSearch it in a browser: make page")
+    say(f"Look around: cd {shown(folder)} && {Path(sys.executable).parent / 'flowbed'} --help")
     return 0
 
 

@@ -3,7 +3,9 @@
 set -eu
 for file in "${SECRETS:-/run/secrets}"/[A-Z]*; do
     if [ -f "$file" ]; then
-        export "$(basename "$file")=$(cat "$file")"
+        # By itself: a file that cannot be read ends the script only here, and its variable would be empty.
+        value=$(cat "$file")
+        export "$(basename "$file")=$value"
     fi
 done
 exec flowbed "$@"

@@ -5,6 +5,7 @@ cd "$(dirname "$0")"
 # The containers' user reads the files, so they are closed to other users by the folder.
 mkdir -p secrets
 chmod 700 secrets
+umask 022
 
 make() {
     if [ ! -e "secrets/$1" ]; then

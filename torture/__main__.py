@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support.preloaded import Preloaded
-from tests.support.s3 import S3Server
+from tests.support.processes.preloaded import Preloaded
+from tests.support.servers.s3 import S3Server
 
 from torture.crowd import crowd
 from torture.kills import BUCKET, Outcome, Trial
@@ -73,7 +73,15 @@ def main(given: Sequence[str] | None = None) -> int:
         failed |= not asyncio.run(crowded)
     if arguments.what == "workers":
         seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
-        trial = WorkersTrial(work / "workers", seed, arguments.chunks, minutes=arguments.minutes)
+        trial = WorkersTrial(
+            work / "workers",
+            seed,
+            arguments.chunks,
+            minutes=arguments.minutes,
+            texts=arguments.texts,
+            quiet=arguments.quiet,
+            dead=arguments.dead,
+        )
         failed |= not asyncio.run(trial.carry_out())
     if failed:
         print(f"what is left of it: {work}", flush=True)
@@ -146,7 +154,12 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "what", nargs="?", choices=(*TRIALS, "load", "crowd", "workers"), help="by default all but workers"
     )
-    parser.add_argument("--chunks", type=int, default=6_000, help="of workers; 200,000 take an hour")
+    parser.add_argument("--chunks", type=int, default=6_000, help="of workers")
+    parser.add_argument("--texts", type=int, default=100, help="of a request of workers")
+    parser.add_argument("--quiet", type=float, default=4.0, help="seconds between two faults of workers")
+    parser.add_argument(
+        "--dead", type=float, default=5.0, help="seconds after which silent workers count as dead"
+    )
     parser.add_argument(
         "--kills", type=int, default=0, help=f"how many, by default {KILLS}; with --seed one trial's"
     )

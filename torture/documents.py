@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import random
 
-    from tests.support.killing import Project
+    from tests.support.processes.killing import Project
 
 WORDS = (
     "amber",

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.support.counting import CountingProcess
-from tests.support.killing import Project
-from tests.support.processes import Forked, Ran, call, respond, start
-from tests.support.s3 import variables
+from tests.support.processes.killing import Project
+from tests.support.processes.running import Forked, Ran, call, respond, start
+from tests.support.servers.s3 import variables
 
 import flowbed
 from flowbed import telemetry

@@ -11,8 +11,8 @@ import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
-from tests.support.postgres import PostgresServer
-from tests.support.processes import PATIENCE, call, respond
+from tests.support.processes.running import PATIENCE, call, respond
+from tests.support.servers.postgres import PostgresServer
 
 from flowbed import aopen
 from flowbed.errors import Conflict, Transient

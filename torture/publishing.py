@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.support.publishing import PublishedProject, Wrong
-from tests.support.s3 import variables
+from tests.support.servers.s3 import variables
 
 from flowbed import telemetry
 from flowbed.errors import Error
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.support.processes import Ran
+    from tests.support.processes.running import Ran
 
 POINTS = telemetry.PUBLICATION_FAILPOINTS
 BY_TIME = 0.4  # share of the kills that come at a random time instead of at a named point

@@ -15,9 +15,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tests.support.killing import Project
-from tests.support.processes import Forked, Ran, call, start
-from tests.support.s3 import variables
+from tests.support.processes.killing import Project
+from tests.support.processes.running import Forked, Ran, call, start
+from tests.support.servers.s3 import variables
 
 from flowbed import telemetry
 from flowbed.testing.simulators import Fault

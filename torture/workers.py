@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tests.support.counting import CountingProcess
-from tests.support.postgres import PostgresServer
-from tests.support.redis import RedisServer
-from tests.support.s3 import S3Server, variables
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.redis import RedisServer
+from tests.support.servers.s3 import S3Server, variables
 
 from flowbed.bed import aopen
 from flowbed.ledger.workers import HoldsWorkers
@@ -35,14 +35,13 @@ if TYPE_CHECKING:
 
 BUCKET = "workers"
 BATCH = 2_000  # chunks of a batch file
-TEXTS_OF_A_REQUEST = 100
-IN_FLIGHT = 4 * TEXTS_OF_A_REQUEST  # texts of a worker: two tasks with two requests each
+REQUESTS_OF_A_WORKER = 4  # in flight: two tasks with two each
 SECOND = 1.0
 SETTINGS = """\
 model = "seeded:32"
 concurrency = 2
 [workers]
-dead_seconds = 5
+dead_seconds = {dead:g}
 sweep_seconds = 2
 [workers.queues.embed]
 worker = 2
@@ -51,7 +50,11 @@ worker = 2
 
 @dataclass
 class WorkersTrial:
-    """One trial: `chunks` texts, `processes` workers on each of `number` hosts, faults of three kinds."""
+    """One trial: `chunks` texts, `processes` workers on each of `number` hosts, faults of three kinds.
+
+    A request has up to `texts` texts, and takes `delay` seconds at the provider. `quiet` seconds, about, lie between
+    two faults. A worker counts as dead after `dead` seconds of silence.
+    """
 
     folder: Path
     seed: int
@@ -60,7 +63,9 @@ class WorkersTrial:
     processes: int = 2
     delay: float = SECOND
     minutes: float = 30.0
-    quiet: float = 4.0  # seconds between two faults
+    texts: int = 100
+    quiet: float = 4.0
+    dead: float = 5.0
     done: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
@@ -119,8 +124,10 @@ class WorkersTrial:
                 for number in range(sources)
             ]
             redis = f'[serve]\nredis = "redis://{hosts.address}:{out[1]}/0"\n'
-            model = f'[model_options]\nserver = "{hosts.address}:{out[2]}"\nitems = "{TEXTS_OF_A_REQUEST}"\n'
-            (folder / "flowbed.toml").write_text("".join([SETTINGS, redis, model, *tables]))
+            model = f'[model_options]\nserver = "{hosts.address}:{out[2]}"\nitems = "{self.texts}"\n'
+            (folder / "flowbed.toml").write_text(
+                "".join([SETTINGS.format(dead=self.dead), redis, model, *tables])
+            )
         for number in range(sources):
             rows = [
                 {"id": f"k{n}", "text": f"text {number} {n} of the trial"}
@@ -156,6 +163,7 @@ class WorkersTrial:
             await asyncio.sleep(self.quiet * chance.uniform(0.5, 1.5))
             if await self._finished(bed):
                 return True
+            await self._retry(bed)
             what = chance.choice(("killed", "killed", "links cut", "Postgres crashed"))
             if what == "killed":
                 await self._kill(bed, chance)
@@ -183,6 +191,11 @@ class WorkersTrial:
                 os.kill(chance.choice(rows).pid, signal.SIGKILL)
                 self.done["killed"] += 1
 
+    async def _retry(self, bed: Flowbed) -> None:
+        """Do what an operator does whose machines were taken away too often: put back what was given up."""
+        if await bed.dead_letters():
+            self.done["tasks given up and retried"] += (await bed.replay()).tasks
+
     async def _finished(self, bed: Flowbed) -> bool:
         counts = await bed.ledger.chunks.counts()
         return counts == {("all", Status.SUCCESS): self.chunks}
@@ -192,8 +205,9 @@ class WorkersTrial:
         report = provider.report()
         again = sum(n - 1 for n in report.texts.values())
         self.done["texts sent again that were in flight"] = again
+        self.done["requests"] = len(report.requests)
         # An answer may have been written, and its reader killed before it kept the vectors.
-        most = self.done["killed"] * IN_FLIGHT
+        most = self.done["killed"] * REQUESTS_OF_A_WORKER * self.texts
         self.wrong += [f"{again} texts were sent again, more than were in flight"] if again > most else []
         missing = self.chunks - len(report.texts)
         self.wrong += [f"{missing} texts were never sent"] if missing else []

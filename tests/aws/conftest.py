@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import boto3
 import pytest
+from tests.support.aws.interpreters import Answering
 from tests.support.projects import receipt
 
 from flowbed.bed import Flowbed, aopen
@@ -22,6 +23,7 @@ from flowbed.settings import function_folder
 from flowbed.storage import open_store
 from flowbed.testing.aws import Emulator
 from flowbed.testing.index import Contents, contents
+from flowbed.testing.s3proxy import S3Proxy
 from flowbed.testing.simulators import SimulatorProcess
 
 if TYPE_CHECKING:
@@ -43,6 +45,13 @@ def provider(running_provider: SimulatorProcess) -> SimulatorProcess:
     running_provider.order()
     running_provider.forget()
     return running_provider
+
+
+@pytest.fixture(scope="session")
+def answering() -> Iterator[Answering]:
+    """Answer functions of the emulator and of another interpreter from the process of the test."""
+    with Answering() as functions:
+        yield functions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +186,22 @@ def deployment(
         account=aws.client(account=account),
         capture=lambda: capsys.readouterr().out,
     )
+
+
+@pytest.fixture
+def proxy(aws: Emulator, deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
+    """Put a proxy between the functions and AWS, without faults yet; the test itself goes past it."""
+    with S3Proxy(aws.url, seed=5) as between:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", between.url)
+        yield between
+
+
+@pytest.fixture
+def queue(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The queue of compaction."""
+    url = deployment.queue("compaction")
+    monkeypatch.setenv("COMPACTION_QUEUE_URL", url)
+    return url
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.support.aws.receipts_table import create_table, items_of
 from tests.support.projects import receipt
-from tests.support.receipts_table import create_table, items_of
 
 from flowbed.testing.simulators import Fault
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+
+from flowbed.testing.simulators import Simulator, Voyage, running_thread
+from flowbed.testing.simulators.reranking import relevance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,10 +61,12 @@ def test_init_add_plan_run_search_finds_the_text(project: Path, flowbed: Call) -
 def test_status_counts_rows_chunks_and_dead_letters(notes: Path, flowbed: Call) -> None:
     found = flowbed("status", "--json").json
     assert found["collections"]["notes"]["rows"] == 3
-    assert set(found["collections"]["notes"]) == {"rows", "unindexed_rows", "version", "space"}
+    assert set(found["collections"]["notes"]) == {"rows", "unindexed_rows", "version", "space", "updated"}
     assert found["chunks"] == {"SUCCESS": 3}
     assert found["dead_letters"] == 0
-    assert "notes: 3 rows at version" in flowbed("status").out
+    assert re.search(
+        r"notes: 3 rows at version \d+, space \w{8}, written 20\d\d-\d\d-\d\d ", flowbed("status").out
+    )
 
 
 def test_search_key_that_no_row_has_names_the_keys_that_there_are(notes: Path, flowbed: Call) -> None:
@@ -96,9 +102,34 @@ def test_search_by_time_likeness_and_page(notes: Path, flowbed: Call) -> None:
     like = flowbed("search", "--like", ids[0], "--order", "newest", "--json").json
     assert {hit["id"] for hit in like["hits"]} == set(ids[1:])
     assert flowbed("search", "tea", "--since", "7d", "--json").json["hits"] == []
+    assert flowbed("search", "tea", "--before", "7d", "--json").json["hits"] == []
+    grouped = flowbed("search", "tea", "--by-document", "--where", json.dumps({"$id": ids[0]}), "--json").json
+    assert [hit["id"] for hit in grouped["hits"]] == ids[:1]
+    refused = flowbed("search", "tea", "--rerank")
+    assert (refused.status, 'reranker = "cohere:rerank-v3.5"' in refused.err) == (2, True)
     refused = flowbed("search", "tea", "--since", "yesterday")
     assert (refused.status, "such as 12h, 7d or 2w" in refused.err) == (2, True)
     assert "looks for" in flowbed("search", " ", "--mode", "text").err
+
+
+def test_search_reranked_orders_hits_and_records_the_cost(
+    notes: Path, flowbed: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is the variable of the vendor's package."""
+    with running_thread(Simulator(Voyage(keys=["pa-test"]))) as url:
+        monkeypatch.setenv("FLOWBED_RERANKER", "voyage:rerank-2.5-lite")
+        monkeypatch.setenv("FLOWBED_PROVIDERS__VOYAGE__BASE_URL", f"{url}/v1")
+        monkeypatch.setenv("VOYAGE_API_KEY", "pa-test")
+        hits = flowbed("search", "where is the tea", "--rerank", "--json").json["hits"]
+        assert len(hits) == 3
+        for hit in hits:
+            assert hit["score"] == hit["scores"]["rerank"] == relevance("where is the tea", hit["document"])
+        assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+        assert len({hit["score"] for hit in hits}) > 1
+        (spent,) = flowbed("status", "--cost", "--json").json["spending"]["rows"]
+        assert (spent["name"], spent["texts"], spent["cost_usd"] > 0) == ("rerank", 3, True)
+        ever = flowbed("status", "--cost", "--days", "99999999999", "--json").json["spending"]["rows"]
+        assert ever == [spent]
 
 
 def test_fields_lists_keys_types_and_common_values(notes: Path, flowbed: Call) -> None:
@@ -176,6 +207,38 @@ def test_why_names_batch_file_run_and_version(notes: Path, flowbed: Call) -> Non
     told = flowbed("why", "tea.txt").out
     assert "in the index of notes since version" in told
     assert "notes/chunked/year=" in told
+
+
+def test_why_says_what_keeps_a_file_from_being_indexed(notes: Path, flowbed: Call) -> None:
+    """As a document, as a chunk, and as the path that people see; nothing outside the folder is told of."""
+    (notes / "drafts").mkdir()
+    for name in ("drafts/a.txt", "late.txt", ".hidden.txt"):
+        (notes / name).write_text("A text.")
+    (notes / "empty.txt").write_text("")
+    flowbed("add", "notes", "files", "notes", "--option", "exclude=drafts/")
+    flowbed("run")
+    (notes / "late.txt").write_text("It has changed.")
+    (notes / "new.txt").write_text("A new text.")
+    (notes / "sjis.txt").write_bytes("会議室の鍵".encode("cp932"))
+    told = {
+        "notes#sjis.txt": "has no chunks: not UTF-8 (byte 0x89 at 0); convert it to UTF-8",
+        "notes#sjis.txt#00000": "not UTF-8",
+        "sjis.txt": "'sjis.txt' of source notes has no chunks: not UTF-8",
+        "notes/sjis.txt": "not UTF-8",
+        "notes#drafts/a.txt": "`exclude` leaves it out: drafts/",
+        "notes#.hidden.txt": "hidden files are never read",
+        "notes#empty.txt": "it contains no text",
+        "notes#new.txt": "is not in the index yet: `flowbed run notes` fetches it",
+        "notes/tea.txt": "is the document 'tea.txt' of source notes: `flowbed why 'notes#tea.txt'` says",
+        "notes#gone.txt": "nothing is known of 'notes#gone.txt': source notes has no document 'gone.txt' in notes",
+        "notes#gone.txt#00000": "source notes has no document 'gone.txt' in notes",
+        "notes#../flowbed.toml": "source notes has no document '../flowbed.toml' in notes",
+        "flowbed.toml": "nothing is known of",
+    }
+    for subject, reason in told.items():
+        called = flowbed("why", subject)
+        assert called.status == 2, subject
+        assert reason in called.err, subject
 
 
 def test_compact_makes_a_version_that_versions_lists(notes: Path, flowbed: Call) -> None:

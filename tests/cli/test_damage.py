@@ -202,6 +202,18 @@ def test_salvaged_ledger_keeps_the_damaged_files_together(harmed: Path, flowbed:
     assert (aside / "ledger.db").read_bytes() == body
 
 
+def test_ledger_whose_column_name_is_not_utf8_keeps_its_rows(harmed: Path, flowbed: Call) -> None:
+    """The driver decodes the names of columns apart from their values, and raises an error of another kind."""
+    file = harmed / ".flowbed" / "ledger.db"
+    body = bytearray(file.read_bytes())
+    body[body.index(b"name ", body.index(b"CREATE TABLE keys"))] = 0xF2
+    file.write_bytes(body)
+    (finding,) = flowbed("doctor", "--json").json["findings"]
+    assert "the name of a column is not UTF-8" in finding["what"]
+    carry_out(finding["fix"], flowbed)
+    assert [key["name"] for key in flowbed("keys", "list", "--json").json["keys"]] == ["web"]
+
+
 def test_doctor_ledger_of_a_newer_flowbed_says_upgrade(harmed: Path, flowbed: Call) -> None:
     """It is healthy: moving it away would lose keys, spending and submissions."""
     change_ledger(harmed, "UPDATE ledger_version SET version_num = '9999'")

@@ -619,6 +619,24 @@ def test_doctor_names_each_damage_and_the_command_that_fixes_it(
         assert_same(contents_of(patient.folder), healthy)
 
 
+def test_doctor_names_dead_letters_of_every_other_kind(patient: Patient, flowbed: Call) -> None:
+    async def refuse(bed: beds.Flowbed) -> None:
+        letters = [
+            DeadLetter(kind=kind, owner="notes", subject=f"a {kind}", reason="it was cut off", at=1)
+            for kind in ("batch", "subscriber", "task")
+        ]
+        await bed.ledger.dead_letters.add(letters)
+
+    patient.act(refuse)
+    assert [
+        (each["subject"], each["what"].partition("; ")[0], each["fix"])
+        for each in flowbed("doctor", "--json").json["findings"]
+    ] == [
+        (f"a {kind}", f"1 dead letter of kind {kind}: it was cut off", "flowbed dead-letters retry")
+        for kind in ("batch", "subscriber", "task")
+    ]
+
+
 def test_doctor_in_words_says_what_is_wrong_and_the_command(patient: Patient, flowbed: Call) -> None:
     """A healthy project has no finding."""
     called = flowbed("doctor")
@@ -772,6 +790,59 @@ def test_doctor_large_collection_finds_duplicate_and_invalid_ids(
     carry_out(finding["fix"], flowbed)
     assert flowbed("doctor", "--json").json["findings"] == []
     assert_same(contents_of(patient.folder), healthy)
+
+
+def test_doctor_source_whose_folder_is_missing_is_named_until_it_is_back(
+    patient: Patient, flowbed: Call
+) -> None:
+    """Neither the plan nor the checklist calls the project well; another source goes on."""
+    (patient.folder / "other.txt").write_text("Milk is in the fridge.\n")
+    assert flowbed("add", "other", "files", "other.txt").status == 0
+    assert flowbed("run").status == 0
+    (patient.folder / "notes").rename(patient.folder / "away")
+    called = flowbed("doctor", "--json")
+    assert called.status == 1
+    (finding,) = called.json["findings"]
+    assert (finding["check"], finding["severity"], finding["subject"]) == ("sources", "error", "notes")
+    assert "notes does not exist" in finding["what"]
+    assert "flowbed add notes files LOCATION" in finding["what"]
+    carry_out(finding["fix"], flowbed)
+    assert flowbed("run").status == 1
+    planned = flowbed("plan")
+    assert (planned.status, "in step" in planned.out) == (1, False)
+    failed = [
+        each for each in flowbed("doctor", "--checklist", "--json").json["items"] if each["state"] == "failed"
+    ]
+    assert [(each["stage"], each["subject"]) for each in failed] == [("sources", "notes")]
+    (patient.folder / "away").rename(patient.folder / "notes")
+    assert flowbed("doctor", "--json").json["findings"] == []
+
+
+def test_doctor_source_with_an_invalid_setting_is_named(patient: Patient, flowbed: Call) -> None:
+    file = patient.folder / "flowbed.toml"
+    file.write_text(file.read_text().replace('kind = "files"', 'kind = "folder"'))
+    (finding,) = flowbed("doctor", "--json").json["findings"]
+    assert (finding["check"], finding["severity"], finding["subject"]) == ("sources", "error", "notes")
+    assert "unknown kind of source 'folder'" in finding["what"]
+    assert "correct its settings in flowbed.toml" in finding["what"]
+
+
+def test_doctor_model_of_another_space_is_named_with_the_collection(
+    patient: Patient, flowbed: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search names the model that fills the collections."""
+    monkeypatch.setenv("FLOWBED_MODEL", "seeded:16")
+    called = flowbed("doctor", "--json")
+    assert called.status == 1
+    (finding,) = called.json["findings"]
+    assert (finding["check"], finding["severity"], finding["subject"]) == ("model", "error", "notes")
+    assert "seeded:32" in finding["what"]
+    assert "set the model back" in finding["what"]
+    searched = flowbed("search", "tea")
+    assert searched.status == 2
+    assert "they have vectors of seeded:32; set the model back" in searched.err
+    monkeypatch.setenv("FLOWBED_MODEL", "seeded:32")
+    assert flowbed("doctor", "--json").json["findings"] == []
 
 
 def test_doctor_local_model_that_is_not_installed_is_named_with_the_command(

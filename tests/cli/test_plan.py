@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 import typer
 
-from flowbed.cli import runs
+from flowbed.cli.work import runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -267,7 +267,9 @@ def test_status_cost_adds_up_to_what_was_billed(pages: Path, flowbed: Call) -> N
         assert spent["cost_usd"] == pytest.approx(first["cost_usd"] + second["cost_usd"])
         assert len(spent["rows"]) == rows
         assert "+0.00%" in flowbed("status", "--cost", "--by", by).out
-        assert flowbed("status", "--cost", "--by", by, "--days", "0.000001").out == "nothing was paid for\n"
+        assert (
+            flowbed("status", "--cost", "--by", by, "--days", "0.000000001").out == "nothing was paid for\n"
+        )
 
 
 def test_submissions_invalid_arguments_exit_2(pages: Path, flowbed: Call) -> None:

@@ -15,6 +15,22 @@ if TYPE_CHECKING:
     Call = Callable[..., Called]
 
 
+# Lance refuses most of these, and takes letters that are not ASCII, but cannot list tags with them. A rollback gives
+# the last one to its target, and takes it away again.
+UNUSABLE_TAGS = (
+    "not stable",
+    "a/b",
+    "..",
+    ".hidden",
+    "ends.",
+    "a..b",
+    "x.lock",
+    "s" * 300,
+    "ger\u00fcst",
+    "rollback-1",
+)
+
+
 def texts(flowbed: Call, *more: str) -> set[str]:
     hits = flowbed("search", "anything", "-c", "notes", "--json", *more).json["hits"]
     return {hit["document"].split()[0] for hit in hits}
@@ -55,7 +71,11 @@ def test_rollback_restores_the_old_text_and_release_undoes_it(notes: Path, flowb
         (("versions", "notes", "--tag", "stable"), "NAME=VERSION"),
         (("versions", "--tag", "stable=1"), "need a collection"),
         (("versions", "notes", "--untag", "stable"), "no version of notes is called 'stable'"),
+        (("versions", "notes", "--untag", "not stable"), "no version of notes is called 'not stable'"),
+        (("versions", "notes", "--untag", "s" * 300), "no version of notes is called"),
+        *((("versions", "notes", "--tag", f"{name}=1"), "cannot be tagged") for name in UNUSABLE_TAGS),
         (("search", "tea", "-c", "notes", "--at", "99"), "no version 99; it keeps 1-"),
+        (("search", "tea", "-c", "notes", "--at", "9" * 30), "no version 9999"),
     ],
 )
 def test_versions_invalid_arguments_exit_2(
@@ -65,6 +85,7 @@ def test_versions_invalid_arguments_exit_2(
     called = flowbed(*arguments)
     assert called.status == 2
     assert says in called.err
+    assert "verify --repair" not in called.err
 
 
 def test_versions_tagged_one_survives_compact_now(notes: Path, flowbed: Call) -> None:

@@ -7,15 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.server.conftest import create_key
 
 from flowbed.testing.simulators import OpenAI, Simulator, running_thread
 
@@ -41,11 +39,16 @@ class Served:
     limited_key: str = ""
 
 
-@contextmanager
-def serving(folder: Path, settings: str, *, environment: Mapping[str, str] | None = None) -> Iterator[Any]:
-    """Run `flowbed serve` on a project with these settings; yields its address and a way to run other commands."""
+def write_project(folder: Path, settings: str) -> Path:
+    """Create a project with these settings."""
     folder.mkdir()
     (folder / "flowbed.toml").write_text(settings)
+    return folder
+
+
+@contextmanager
+def serving(folder: Path, *, environment: Mapping[str, str] | None = None) -> Iterator[Any]:
+    """Run `flowbed serve` on a project; yields its address and a way to run other commands."""
     # Variables for providers on this machine must not reach the server.
     kept = {
         name: value
@@ -83,32 +86,13 @@ def serving(folder: Path, settings: str, *, environment: Mapping[str, str] | Non
             process.communicate(timeout=60)
 
 
-def _keyed(call: Any) -> tuple[str, str]:
-    """Create a key, and one that is limited to 60 requests a minute."""
-    return call("keys", "create", "clients")["secret"], call("keys", "create", "hasty", "--tier", "slow")[
-        "secret"
-    ]
-
-
-def _wait_for_keys(url: str) -> None:
-    """Wait until the server has noticed that it has keys now, which takes it some seconds."""
-    deadline = time.monotonic() + STARTING
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"{url}/models").close()  # noqa: S310 - our own server
-        except urllib.error.HTTPError as refused:
-            refused.close()
-            return
-        time.sleep(0.1)
-    raise AssertionError("the server lets everybody in, although it has keys")
-
-
 @pytest.fixture(scope="session")
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Yield a server without keys, whose vectors are computed from the text."""
     folder = tmp_path_factory.mktemp("seeded") / "project"
     aliases = f'aliases = {{ "{SMALL}" = "{SEEDED}" }}'
-    with serving(folder, f'model = "{SEEDED}"\n[serve]\n{aliases}\n') as (url, _):
+    write_project(folder, f'model = "{SEEDED}"\n[serve]\n{aliases}\n')
+    with serving(folder) as (url, _):
         yield Served(url=url, model=SEEDED)
 
 
@@ -117,9 +101,9 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Yield a server with the local model and keys."""
     folder = tmp_path_factory.mktemp("local") / "project"
     settings = f'model = "{LOCAL}"\n[serve]\ntiers.slow = {{ requests_per_minute = 60 }}\n'
-    with serving(folder, settings) as (url, call):
-        key, limited = _keyed(call)
-        _wait_for_keys(url)
+    write_project(folder, settings)
+    key, limited = create_key(folder), create_key(folder, "hasty", tier="slow")
+    with serving(folder) as (url, _):
         yield Served(url=url, model=LOCAL, key=key, limited_key=limited)
 
 
@@ -129,10 +113,8 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("upstream") / "project"
     with running_thread(Simulator(OpenAI())) as simulated:
         provider = f'[providers.openai]\nbase_url = "{simulated}/v1"\napi_key = "simulated"\n'
-        with serving(folder, f'model = "openai:{SMALL}"\n[serve]\ndimensions = "reduce"\n{provider}') as (
-            url,
-            _,
-        ):
+        write_project(folder, f'model = "openai:{SMALL}"\n[serve]\ndimensions = "reduce"\n{provider}')
+        with serving(folder) as (url, _):
             yield Served(url=url, model=SMALL)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.clients.conftest import SEEDED, serving
+from tests.clients.conftest import SEEDED, serving, write_project
 
 from flowbed.testing.embedder import Seeded
 
@@ -32,7 +32,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
         f'model = "{SEEDED}"\n[serve]\nchroma_writes = "committed"\n[sources.docs]\nkind = "jsonl"\n'
         f'location = "{folder / "sentences.jsonl"}"\noptions = {{ metadata = ["n"] }}\n'
     )
-    with serving(folder / "project", settings) as (url, call):
+    with serving(write_project(folder / "project", settings)) as (url, call):
         call("run", "--yes")
         host, _, port = url.removeprefix("http://").removesuffix("/v1").partition(":")
         yield {"url": url, "host": host, "port": int(port), "model": SEEDED}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from flowbed.testing.conformance import CHECKS, Target, examine, inputs
+from flowbed.testing.conformance import CHECKS, Target, examine
+from flowbed.testing.conformance.checks import inputs
 
 if TYPE_CHECKING:
     from tests.clients.conftest import Served

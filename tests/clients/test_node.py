@@ -10,7 +10,7 @@ from tests.clients.conftest import SMALL, Served
 from tests.testing.conformance.flaws import Flawed, asking
 
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running_thread
-from flowbed.testing.simulators.openai import Model
+from flowbed.testing.simulators.providers.openai import Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

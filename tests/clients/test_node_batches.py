@@ -9,7 +9,7 @@ import pytest
 from tests.clients.conftest import SMALL, Served
 
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running_thread
-from flowbed.testing.simulators.openai import Model
+from flowbed.testing.simulators.providers.openai import Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

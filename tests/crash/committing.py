@@ -19,7 +19,7 @@ from flowbed.storage import open_store
 from flowbed.testing.embedder import seeded
 
 SPACE = Space(model="seeded:8", dimensions=8)
-IDS, ROUNDS, ROWS = 80, 12, 30
+IDS, ROUNDS, ROWS = 80, 8, 30
 
 
 async def main(folder: Path, number: int) -> list[tuple[str, int, str, bool]]:

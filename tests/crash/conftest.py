@@ -7,9 +7,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.support.killing import Project
-
-from flowbed.pipeline.changes import BATCH_CHUNKS
+from tests.support.processes.killing import BATCH, Project
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,7 +86,7 @@ def edited(tmp_path_factory: pytest.TempPathFactory) -> Project:
     shared = [sentence(chance) for _ in range(160)]
     project.write_lines(
         "notes.jsonl",
-        [{"id": f"n{number}", "text": shared[number % 160]} for number in range(BATCH_CHUNKS + 50)],
+        [{"id": f"n{number}", "text": shared[number % 160]} for number in range(BATCH + 50)],
     )
     project.write_lines("more.jsonl", [{"id": number, "text": sentence(chance)} for number in range(60)])
     project.write_source("notes", "jsonl", "notes.jsonl")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.support.counting import CountingProcess
-from tests.support.killing import Project
+from tests.support.processes.killing import Project
 
 from flowbed import telemetry
 from flowbed.testing.index import assert_same

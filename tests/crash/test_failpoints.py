@@ -14,7 +14,7 @@ from flowbed.testing.index import assert_same
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.killing import Project
+    from tests.support.processes.killing import Project
 
     from flowbed.testing.index import Contents
 

@@ -8,9 +8,9 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.support.chroma import archive, write_chroma
-from tests.support.failpoints import kill_at
-from tests.support.processes import fork
+from tests.support.processes.failpoints import kill_at
+from tests.support.processes.running import fork
+from tests.support.servers.chroma import archive, write_chroma
 
 import flowbed
 from flowbed import telemetry
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from tests.support.processes import Ran
+    from tests.support.processes.running import Ran
 
 IDS = tuple(f"row-{number}" for number in range(60))
 

@@ -9,8 +9,8 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.support.failpoints import kill_at
-from tests.support.processes import fork, respond
+from tests.support.processes.failpoints import kill_at
+from tests.support.processes.running import fork, respond
 
 import flowbed
 from flowbed import telemetry

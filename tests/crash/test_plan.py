@@ -14,8 +14,8 @@ from flowbed.testing.index import assert_same
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.killing import Project
-    from tests.support.processes import Ran
+    from tests.support.processes.killing import Project
+    from tests.support.processes.running import Ran
 
     from flowbed.testing.index import Contents
 

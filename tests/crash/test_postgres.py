@@ -19,7 +19,8 @@ from flowbed.wiring import process
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.killing import Project
+    from tests.support.processes.killing import Project
+    from tests.support.processes.running import Ran
 
     from flowbed.testing.index import Contents
 
@@ -65,9 +66,15 @@ async def test_four_runs_on_postgres_send_each_text_once(shared: Project, tmp_pa
 async def test_run_after_killed_runs_resends_only_texts_in_flight(shared: Project, tmp_path: Path) -> None:
     """Two of four runs are killed; the next one ends in the same index."""
     with CountingProcess(delay=0.2) as provider:
-        begun = [await shared.begun(provider, "--limit", str(FILES // 4)) for _ in range(4)]
-        dying = [each.ended(signal.SIGKILL, after=1.0 + number / 3) for number, each in enumerate(begun[:2])]
-        killed = await asyncio.gather(*dying, *(each.ended() for each in begun[2:]))
+
+        async def run(signal_: signal.Signals | None = None) -> Ran:
+            after = "request.sent" if signal_ else ""
+            return await (await shared.begun(provider, "--limit", str(FILES // 4), after=after)).ended(
+                signal_
+            )
+
+        killed = await asyncio.gather(run(signal.SIGKILL), run(signal.SIGKILL), run(), run())
+        assert [each.returncode for each in killed] == [-signal.SIGKILL, -signal.SIGKILL, 0, 0], killed
         again = await (await shared.begun(provider)).ended()
         assert again.returncode == 0, again
         twice = sum(times - 1 for times in provider.report().texts.values())

@@ -10,14 +10,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 from tests.support.counting import CountingProcess
 
 from flowbed.storage import open_store
 from flowbed.testing.index import assert_same, contents
 
 if TYPE_CHECKING:
-    from tests.support.killing import Project
+    from tests.support.processes.killing import Project
 
 COMMITTING = Path(__file__).with_name("committing.py")
 WORDS = ("birch", "elm", "fir", "larch", "oak", "pine")
@@ -87,7 +86,6 @@ async def test_run_while_another_holds_all_chunks_embeds_nothing(project: Projec
     assert_same(project.contents(), project.anew(tmp_path / "anew"))
 
 
-@pytest.mark.usefixtures("interruptible")
 async def test_run_interrupted_exits_130_and_gives_claims_back(project: Project, tmp_path: Path) -> None:
     """It prints a plain message, and the next run goes on."""
     fill(project, files=60)

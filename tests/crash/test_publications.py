@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.support.publishing import COLLECTION, PublishedProject, read_plainly
-from tests.support.s3 import variables
+from tests.support.servers.s3 import variables
 
 from flowbed import telemetry
 from flowbed.publish.chroma.pull import latest
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.support.s3 import S3Server
+    from tests.support.servers.s3 import S3Server
 
 # Answers that are lost, above all those to conditional writes, and requests that are not answered at all.
 FAULTS = (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.crash.conftest import sentence
 from tests.support.counting import CountingProcess
-from tests.support.killing import Project
+from tests.support.processes.killing import Project
 
 from flowbed import telemetry
 from flowbed.testing.index import assert_same

@@ -106,3 +106,24 @@ def test_chart_values_that_cannot_work_are_refused_by_name(
     check: Callable[..., Any], values: dict[str, Any], named: str
 ) -> None:
     assert named in check("chart", str(CHART), json.dumps(values))["error"]
+
+
+def test_chart_network_policies_admit_named_peers_only(
+    check: Callable[..., Any],
+) -> None:
+    peers = [{"podSelector": {"matchLabels": {"role": "frontend"}}}]
+    found = {
+        each["metadata"]["name"]: each["spec"]
+        for each in objects(check, {**LEAST, "networkPolicy": {"enabled": True, "from": peers}})
+        if each["kind"] == "NetworkPolicy"
+    }
+    server, others = sorted(found.values(), key=lambda each: "ingress" not in each)
+    assert server["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "server"
+    assert server["ingress"] == [{"from": peers, "ports": [{"port": "http", "protocol": "TCP"}]}]
+    assert "ingress" not in others
+    assert others["podSelector"]["matchExpressions"] == [
+        {"key": "app.kubernetes.io/component", "operator": "NotIn", "values": ["server"]}
+    ]
+    assert {tuple(each["policyTypes"]) for each in found.values()} == {("Ingress",)}
+    off = objects(check, {**LEAST, "networkPolicy": {"enabled": False}})
+    assert "NetworkPolicy" not in {each["kind"] for each in off}

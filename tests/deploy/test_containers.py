@@ -40,8 +40,8 @@ def composed(deploy: Path, tool: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
-def test_dockerfile_passes_its_linter(tool: Callable[..., Any]) -> None:
-    done = tool("hadolint", str(DEPLOY / "Dockerfile"))
+def test_dockerfiles_pass_their_linter(tool: Callable[..., Any]) -> None:
+    done = tool("hadolint", str(DEPLOY / "Dockerfile"), str(DEPLOY / "lambda" / "Dockerfile"))
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -122,6 +122,30 @@ def test_entrypoint_with_secret_files_sets_their_variables(tmp_path: Path) -> No
         check=True,
     )
     assert done.stdout == "a key with 'quotes' and $signs|serve|a b|"
+
+
+def test_entrypoint_with_an_unreadable_secret_starts_nothing(tmp_path: Path) -> None:
+    """Without the address of its ledger, it would start over an empty one."""
+    (tmp_path / "bin").mkdir()
+    for name, script in (("cat", "exit 1"), ("flowbed", "echo started")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "FLOWBED_LEDGER").write_text("postgresql://flowbed@ledger/flowbed")
+    done = subprocess.run(
+        ["sh", DEPLOY / "entrypoint.sh", "status"],
+        env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "SECRETS": str(tmp_path)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+def test_secrets_made_by_a_user_with_private_files_can_be_read_by_containers(tmp_path: Path) -> None:
+    shutil.copy(DEPLOY / "secrets.sh", tmp_path)
+    subprocess.run(["sh", "-c", "umask 077; sh secrets.sh"], cwd=tmp_path, check=True, timeout=60)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "secrets").iterdir()} == {0o644}
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
 
 
 def test_make_graph_leaves_the_graph_of_a_model_where_it_is_looked_for(tmp_path: Path) -> None:

@@ -23,12 +23,6 @@ HIDDEN, LAYERS, HEADS, INNER, POSITIONS = 16, 2, 4, 32, 24
 
 
 @pytest.fixture(scope="session")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder in which the default model's graph is built once for all tests."""
-    return tmp_path_factory.mktemp("graphs")
-
-
-@pytest.fixture(scope="session")
 def default_model(graphs: Path) -> Onnx:
     """The default model, which must be installed."""
     return open_onnx("", cache=graphs, options={})

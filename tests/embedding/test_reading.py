@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Onnx:
-    return open_onnx("", cache=tmp_path_factory.mktemp("cache"), options={})
+def model(graphs: Path) -> Onnx:
+    return open_onnx("", cache=graphs, options={})
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
 
 from flowbed.errors import Rejected
+from flowbed.events.intake import look_for_batches
+from flowbed.wiring.events import intake_context
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,8 +118,8 @@ async def test_embed_bad_chunks_and_files_stop_no_others(project: Project) -> No
     async with await project.open() as bed:
         done = await bed.embed(event(bad, KEY))
         assert [problem.subject for problem in done.failures] == [
-            bad,
             *(f"{KEY}, chunk {number}" for number in (1, 2, 3)),
+            bad,
         ]
         letters = {letter.subject: letter for letter in await bed.dead_letters()}
         assert {key: (each.kind, each.owner, each.attempts) for key, each in letters.items()} == {
@@ -220,3 +223,26 @@ async def test_embed_own_batch_waits_until_its_fetch_has_recorded_it(project: Pr
         assert len(odd.failures) == 2
         with pytest.raises(Rejected, match="its shape is unknown"):
             await bed.embed('{"hello": 1}')
+
+
+async def test_embed_pauses_once_for_all_files_that_cannot_be_read(project: Project) -> None:
+    """Many broken files do not delay the others: each pause is for all of them, and comes after the others are read."""
+    paused: list[tuple[float, bool]] = []
+    broken = [f"partner/chunked/batch_{number}.json" for number in range(5)]
+    for key in broken:
+        store(project, key).write_text("{")
+    put(project, "whole", key="partner/chunked/batch_last.json")
+    async with await project.open() as bed:
+
+        async def pause(seconds: float) -> None:
+            paused.append((seconds, bool(await bed._ledger.documents.count("partner.external"))))
+            if len(paused) == 1:
+                put(project, "written meanwhile", key=broken[0])
+
+        on = replace(intake_context(bed.settings, bed._context()), pause=pause)
+        done = await look_for_batches(on)
+        assert paused == [(0.0, True)] * 2
+        assert sorted(problem.subject for problem in done.failures) == broken[1:]
+        assert (done.read, done.unread) == (2, [])
+        letters = [letter async for page in bed._ledger.dead_letters.pages() for letter in page]
+        assert {(letter.subject, letter.attempts) for letter in letters} == {(key, 3) for key in broken[1:]}

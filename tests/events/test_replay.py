@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowbed.errors import NotFound, Rejected
+from flowbed.ledger import DeadLetter
+from flowbed.ledger.workers import DEATHS, TASK, HoldsWorkers
 
 if TYPE_CHECKING:
     from tests.support.projects import Project
@@ -80,3 +82,16 @@ async def test_replay_includes_what_failed_for_a_passing_reason(project: Project
         assert await bed.dead_letters() == []
         assert (await bed.replay(source="docs")).waiting == 1
         assert (await bed.status()).chunks == {"NONE": 1}
+
+
+async def test_replay_of_a_task_that_workers_died_at_lets_workers_take_it_again(project: Project) -> None:
+    async with await project.open() as bed:
+        assert isinstance(bed.ledger, HoldsWorkers)
+        letter = DeadLetter(kind=TASK, owner="workers", subject="embed(b1)", reason="5 workers died", at=1)
+        await bed.ledger.dead_letters.add([letter])
+        await bed.ledger.workers.add(DEATHS, ["embed(b1)", "embed(b2)"])
+        again = await bed.replay("embed(b1)")
+        assert (again.tasks, again.waiting) == (1, 0)
+        assert await bed.dead_letters() == []
+        assert await bed.ledger.workers.marks(DEATHS) == [{"embed(b2)": 1}]
+        assert (await bed.replay()).tasks == 0

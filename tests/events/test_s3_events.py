@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
 
 import boto3
-from tests.support.s3 import variables
+from tests.support.servers.s3 import variables
 
 from flowbed.bed import aopen
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
-    from tests.support.s3 import S3Server
+    from tests.support.servers.s3 import S3Server
 
 DAY = "partner/chunked/year=2026/month=01/day=06"
 

@@ -242,7 +242,8 @@ async def test_compact_rebuilds_an_index_outgrown_by_rows_of_another_topic(
     assert found is None, replaced
     dataset = await bench.datasets.open(live)
     assert dataset is not None
-    assert largest(dataset) < 0.2
+    # About 0.1, and seldom 0.25, since k-means starts at random. Without a rebuild: 0.30 to 0.85.
+    assert largest(dataset) < 0.28
     assert settled(dataset) > rows / 2
 
 

@@ -215,7 +215,7 @@ async def test_search_query_of_countless_words_looks_for_the_first(
     assert found.warnings == ("of 5 different words in the query, the first 3 were looked for",)
 
 
-async def test_identity_version_with_rewritten_full_text_index_is_none_and_is_searched(bench: Bench) -> None:
+async def test_identity_rewritten_full_text_index_is_none_and_still_searched(bench: Bench) -> None:
     """Lance's description of such a version cannot be read, which stops neither publications nor rollbacks."""
     live = await fill(bench)
     await index(bench, live)

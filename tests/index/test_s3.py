@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.support.s3 import REGION, variables
+from tests.support.servers.s3 import REGION, variables
 
 from flowbed.errors import Transient
 from flowbed.index import lease
@@ -32,18 +33,25 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
-    from tests.support.s3 import S3Server
+    from tests.support.servers.s3 import S3Server
 
     from flowbed.storage import Store
 
 
-@pytest.fixture
-def proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
-    """A way to the server that has no faults yet."""
+@pytest.fixture(scope="module")
+def running_proxy(s3_server: S3Server) -> Iterator[S3Proxy]:
+    """A way to the server."""
     with S3Proxy(s3_server.url) as proxy:
-        for name, value in variables(proxy.url).items():
-            monkeypatch.setenv(name, value)
         yield proxy
+
+
+@pytest.fixture
+def proxy(running_proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> S3Proxy:
+    """A way to the server that has no faults yet."""
+    running_proxy.reset()
+    for name, value in variables(running_proxy.url).items():
+        monkeypatch.setenv(name, value)
+    return running_proxy
 
 
 def opened(proxy: S3Proxy, folder: Path) -> Store:
@@ -109,11 +117,11 @@ async def test_s3_commit_survives_each_fault(s3: Any, proxy: S3Proxy, tmp_path: 
     assert await s3.ledger.runs.pending("docs", limit=10) == []
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("many", "seed"), [(3, 0), pytest.param(4, 1, marks=pytest.mark.long)])
 async def test_s3_concurrent_commits_over_a_bad_network_lose_no_row(
-    s3: Any, proxy: S3Proxy, tmp_path: Path, seed: int
+    s3: Any, proxy: S3Proxy, tmp_path: Path, many: int, seed: int
 ) -> None:
-    """Four writers commit overlapping rows, each until it succeeds."""
+    """Many writers commit overlapping rows, each so many times, and each until it succeeds."""
     proxy.order(
         S3Fault(method="PUT", key=MANIFESTS, probability=0.1, after=INTERNAL_ERROR),
         S3Fault(method="PUT", key=MANIFESTS, probability=0.1, after=CUT),
@@ -128,23 +136,36 @@ async def test_s3_concurrent_commits_over_a_bad_network_lose_no_row(
 
     async def committing(name: int) -> None:
         mine = replace(s3, store=(store := opened(proxy, tmp_path)), datasets=Datasets(store))
-        for step in range(4):
+        for step in range(many):
             rows = [
                 mine.upsert(f"shared{number}", 10 * step + name + 1, f"{name}.{step}") for number in range(3)
             ]
             await mine.lay_down([*rows, mine.upsert(f"own{name}.{step}", 1)])
             await again(mine.commit)
 
-    await asyncio.gather(*(committing(name) for name in range(4)))
+    await asyncio.gather(*(committing(name) for name in range(many)))
     assert proxy.struck
     proxy.order()
     await s3.commit()
     reader = replace(s3, datasets=Datasets(opened(proxy, tmp_path)))
     rows = await reader.rows()
-    assert {row["document"] for id, row in rows.items() if id.startswith("shared")} == {"3.3"}
-    assert set(rows) == {f"shared{number}" for number in range(3)} | {
-        f"own{name}.{step}" for name in range(4) for step in range(4)
+    assert {row["document"] for id, row in rows.items() if id.startswith("shared")} == {
+        f"{many - 1}.{many - 1}"
     }
+    assert set(rows) == {f"shared{number}" for number in range(3)} | {
+        f"own{name}.{step}" for name in range(many) for step in range(many)
+    }
+
+
+async def test_s3_create_that_meets_a_conflict_is_tried_again(s3: Any, proxy: S3Proxy) -> None:
+    """S3 refuses a conditional write while it handles another one, and may keep neither."""
+    await s3.lay_down([s3.upsert("r", 1)])
+    proxy.order(S3Fault(method="PUT", key=MANIFESTS, before=CONFLICT))
+    with pytest.raises(Transient, match="another process was creating it at the same time; run again"):
+        await s3.commit()
+    proxy.order()
+    await s3.commit()
+    assert set(await s3.rows()) == {"r"}
 
 
 @pytest.mark.parametrize("requests", range(1, 5))
@@ -154,10 +175,12 @@ async def test_s3_slow_creator_does_not_overwrite_a_filled_dataset(
     """It found no dataset and was delayed while another created and filled it."""
     await s3.lay_down([s3.upsert("r", 1)])
     live = await begin_space(s3.store, "docs", s3.space, now=1)
-    with S3Proxy(s3_server.url, [S3Fault(calls=[requests + 1], delay=1.5)]) as slow:
+    filled = threading.Event()
+    with S3Proxy(s3_server.url, [S3Fault(calls=[requests + 1], until=filled)]) as slow:
         creating = asyncio.create_task(Datasets(opened(slow, tmp_path)).writable(live))
         await asyncio.to_thread(slow.wait_for, requests)
         await s3.commit()
+        filled.set()
         await creating
     assert set(await s3.rows()) == {"r"}
 
@@ -167,7 +190,7 @@ async def test_s3_compaction_survives_lost_responses(
     s3: Any, proxy: S3Proxy, tmp_path: Path, after: Answer
 ) -> None:
     """The manifests are written although the server answers with an error."""
-    for number in range(12):
+    for number in range(6):
         await s3.lay_down([s3.upsert(f"r{number}", 1)], {f"r{number - 1}": 2} if number % 3 == 2 else None)
         await s3.commit()
     before = await s3.rows()

@@ -13,7 +13,13 @@ from flowbed.lanes.choice import GRACE, MIN_SAVING, MIN_TOKENS, choose, estimate
 
 DAY = 86_400
 TERMS = JobTerms(
-    texts=50_000, bytes=200_000_000, tokens=3_000_000, seconds=DAY, price=0.01, account="openai:1"
+    texts=50_000,
+    bytes=200_000_000,
+    tokens=3_000_000,
+    seconds=DAY,
+    price=0.01,
+    account="openai:1",
+    table="openai",
 )
 SMALL: dict[str, Any] = {
     "asked": "auto",

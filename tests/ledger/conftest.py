@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import sqlalchemy as sa
-    from tests.support.postgres import PostgresServer
+    from tests.support.servers.postgres import PostgresServer
 
 EmptyLedger = Callable[[str], Awaitable[SqlLedger]]
 

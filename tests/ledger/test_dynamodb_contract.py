@@ -7,7 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.support.dynamodb import address
+from tests.support.aws.dynamodb import address
 
 from flowbed.ledger.dynamodb import open_dynamodb
 from flowbed.ledger.dynamodb.client import connect

@@ -7,7 +7,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.support.dynamodb import Metered, address
+from tests.support.aws.dynamodb import Metered, address
 
 from flowbed.ledger import ChunkRow, Cursor, Swap
 from flowbed.ledger.dynamodb import open_dynamodb

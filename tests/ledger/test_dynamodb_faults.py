@@ -10,7 +10,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.support.dynamodb import Faulty, Killed, Lagging, address
+from tests.support.aws.dynamodb import Faulty, Killed, Lagging, address, hurry
 
 from flowbed.errors import Conflict
 from flowbed.ledger import Cursor, Swap
@@ -22,7 +22,7 @@ from flowbed.testing.ledger import chunk, claim, document, flat, letter, put, ru
 from flowbed.testing.ledger.rows import take
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from flowbed.ledger import ChunkRow
     from flowbed.ledger.dynamodb.client import Send
@@ -33,6 +33,8 @@ ACCOUNT = "300000000004"
 TABLES = count(1)
 CHUNKS = 30
 STATUSES = (Status.NONE, Status.FAILED, Status.PENDING)
+READS = {"query", "scan", "batch_get_item", "get_item", "describe_table", "describe_time_to_live"}
+SHARES = 6
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +53,7 @@ def url(aws: Emulator) -> str:
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeat without waiting: how long is no question here."""
-    import stamina
-
-    monkeypatch.setattr(stamina, "retry_context", hurried(stamina.retry_context))
-
-
-def hurried(retry: Callable[..., object]) -> Callable[..., object]:
-    def retry_context(**how: object) -> object:
-        return retry(**{**how, "wait_initial": 0.0, "wait_max": 0.0, "wait_jitter": 0.0, "attempts": 40})
-
-    return retry_context
+    hurry(monkeypatch)
 
 
 async def opened(url: str, send: Send) -> DynamoLedger:
@@ -176,10 +169,17 @@ async def live(url: str, send: Send, worker: str) -> DynamoLedger:
     return ledger
 
 
-async def requests_of_a_life(url: str, send: Send) -> int:
-    counting = Faulty(send, lambda *_: "")
-    await live(url, counting, "w1")
-    return counting.number
+async def writes_of_a_life(url: str, send: Send) -> list[int]:
+    """Return the numbers of the requests that change something: a process killed at another leaves what they left."""
+    writes: list[int] = []
+
+    def note(number: int, operation: str) -> str:
+        if operation not in READS:
+            writes.append(number)
+        return ""
+
+    await live(url, Faulty(send, note), "w1")
+    return sorted(writes)
 
 
 async def survives(aws: Emulator, send: Send, after: int) -> None:
@@ -193,15 +193,19 @@ async def survives(aws: Emulator, send: Send, after: int) -> None:
 
 async def test_process_killed_at_some_requests_loses_nothing(aws: Emulator, url: str, send: Send) -> None:
     """Whatever was written by then, the next process ends with the same ledger and the same counts."""
-    number = await requests_of_a_life(url, send)
-    for after in range(20, number, 50):
+    for after in (await writes_of_a_life(url, send))[7::24]:
         await survives(aws, send, after)
 
 
 @pytest.mark.long
-async def test_process_killed_at_any_request_loses_nothing(aws: Emulator, url: str, send: Send) -> None:
-    """The same at each request."""
-    for after in range(1, await requests_of_a_life(url, send)):
+@pytest.mark.parametrize("share", range(SHARES))
+async def test_process_killed_at_any_request_loses_nothing(
+    aws: Emulator, url: str, send: Send, share: int
+) -> None:
+    """The same at each request that changes something, in parts that run side by side."""
+    writes = await writes_of_a_life(url, send)
+    assert len(writes) > 60
+    for after in writes[share::SHARES]:
         await survives(aws, send, after)
 
 

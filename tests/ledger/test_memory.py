@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from flowbed import ledger
 from flowbed.errors import Conflict
 from flowbed.ledger import Cursor, Swap
 from flowbed.ledger.items.table import ABSENT, Check, ConditionFailed, Put, all_of
@@ -267,3 +268,8 @@ async def test_concurrent_swaps_and_claims_keep_chunks_consistent() -> None:
     for row in rows:
         assert (await ledger.runs.get(row.run) or run()).state == "committed"
     assert (await only(ledger, "0")).row_hash.startswith("r")
+
+
+def test_every_public_name_of_the_ledger_is_there() -> None:
+    """They are resolved on first use."""
+    assert [name for name in ledger.__all__ if not hasattr(ledger, name)] == []

@@ -19,7 +19,7 @@ from flowbed.testing.ledger import chunk, claim, document, flat, only, put, run,
 from flowbed.testing.ledger.rows import take
 
 if TYPE_CHECKING:
-    from tests.support.postgres import PostgresServer
+    from tests.support.servers.postgres import PostgresServer
 
 ROWS = [
     chunk("done", status=Status.SUCCESS, run="r1"),

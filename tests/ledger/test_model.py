@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.dynamodb import address
+from tests.support.aws.dynamodb import address
 
 from flowbed.errors import Conflict
 from flowbed.ledger import ChunkRow, Cursor, DocumentRow, Swap

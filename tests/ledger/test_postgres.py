@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from tests.support.cutting import cutting
-from tests.support.postgres import HOST, PASSWORD, USER, PostgresServer
+from tests.support.processes.cutting import cutting
+from tests.support.servers.postgres import PASSWORD, USER, PostgresServer
 
 from flowbed.errors import Conflict, Misconfigured, OutOfSpace, Rejected, Transient
 from flowbed.ledger import Cursor, Swap, open_ledger
@@ -23,6 +23,7 @@ from flowbed.ledger.sql.postgres import Postgres
 from flowbed.ledger.sql.schema import metadata
 from flowbed.records import Status
 from flowbed.testing.ledger import chunk, claim, document, letter, only, put, run
+from flowbed.testing.servers import HOST
 
 NOWHERE = Path()
 COMMIT = b"COMMIT\0"  # as the driver sends it, unlike "READ COMMITTED" at the beginning

@@ -156,6 +156,15 @@ async def test_open_unknown_scheme_is_refused(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("url", ["dynamodb:table", "postgresql:me:secret@host/db", "sqlite:/ledger.db"])
+async def test_open_address_without_slashes_is_no_file(url: str, tmp_path: Path) -> None:
+    """The message does not repeat a password."""
+    with pytest.raises(Misconfigured, match="lacks the slashes") as caught:
+        await open_ledger(url, folder=tmp_path, new_id="i")
+    assert "secret" not in str(caught.value)
+    assert names(tmp_path) == []
+
+
 @contextmanager
 def files_up_to(size: int) -> Iterator[None]:
     """Limit the size of this process's files to `size`, like a full disk."""

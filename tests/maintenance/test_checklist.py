@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import lance
 import numpy as np
 import pytest
-from tests.support.chroma import archive, write_chroma
-from tests.support.processes import start
+from tests.support.processes.running import start
 from tests.support.publishing import COLLECTION, PublishedProject
-from tests.support.s3 import variables
+from tests.support.servers.chroma import archive, write_chroma
+from tests.support.servers.s3 import variables
 
 import flowbed
 from flowbed.bed import aopen, look_through
@@ -44,7 +44,7 @@ from flowbed.wiring import process
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from tests.support.s3 import S3Server
+    from tests.support.servers.s3 import S3Server
 
     from flowbed.bed import Flowbed
     from flowbed.maintenance.checklist import Checklist, Item

@@ -14,9 +14,9 @@ import boto3
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.support.processes import start
+from tests.support.processes.running import start
 from tests.support.projects import Project
-from tests.support.s3 import REGION, variables
+from tests.support.servers.s3 import REGION, variables
 
 from flowbed import telemetry
 from flowbed.errors import NotFound, Rejected
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.counting import CountingProcess
-    from tests.support.processes import Ran
-    from tests.support.s3 import S3Server
+    from tests.support.processes.running import Ran
+    from tests.support.servers.s3 import S3Server
 
     from flowbed.bed import Flowbed
 
@@ -126,10 +126,12 @@ async def test_why_says_when_a_row_was_forgotten_and_by_which_request(bed_of: Pr
                 NotFound, match=rf"was forgotten at 20[-\d]+ [:\d]+ UTC by request {receipt.id}"
             ):
                 await bed.why(subject)
-        with pytest.raises(NotFound, match="nothing is known of"):
+        with pytest.raises(
+            NotFound, match=r"nothing is known of .*: source notes has no document 'fourth\.md' in notes"
+        ):
             await bed.why("notes#fourth.md#00000")
         await bed.lift_forget(documents=[f"{NAME}.md"])
-        with pytest.raises(NotFound, match="nothing is known of"):
+        with pytest.raises(NotFound, match="is not in the index yet: `flowbed run notes` fetches it"):
             await bed.why(f"{NAME}.md")
         with pytest.raises(NotFound, match=f"by request {second.id}"):
             await bed.why("notes#other.md#00000")

@@ -121,7 +121,7 @@ async def test_why_link_of_a_failed_or_waiting_message_says_so(
 async def test_why_link_of_an_issue_or_a_note_names_its_chunks(project: Project) -> None:
     gitlab = GitLab()
     iid = gitlab.post("issues", "Login fails", "It hangs.")
-    notes = [gitlab.note("issues", iid, f"note {n} " + "words " * 80) for n in range(2)]
+    notes = [gitlab.note("issues", iid, f"note {n} " + "words " * 130) for n in range(2)]
     internal = gitlab.note("issues", iid, "for us", internal=True)
     gitlab.post("merge_requests", "Fix", "repairs it")
     gitlab.write_wiki("dir/home", "# Hello")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.support import interleaving
-from tests.support.interleaving import Actor
+from tests.support.processes import interleaving
+from tests.support.processes.interleaving import Actor
 from tests.support.world import COLLECTION, LISTED, LOGGED, Listed, Logged, World, rules
 
 from flowbed import telemetry

@@ -13,7 +13,8 @@ from flowbed.ledger import Cursor
 from flowbed.ledger.sql.schema import cursors
 from flowbed.ledger.sql.tables.documents import SqlDocuments
 from flowbed.ledger.sql.tables.runs import SqlRuns
-from flowbed.pipeline import changes, rollback
+from flowbed.pipeline import rollback
+from flowbed.pipeline.comparing import stretches
 from flowbed.records import Status, run_id
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def without_ignoring_reverted_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def without_undoing_whole_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     """An edit leaves chunks of its document as a rollback put them."""
-    monkeypatch.setattr(changes, "UNSETTLED", frozenset({Status.FAILED}))
+    monkeypatch.setattr(stretches, "UNSETTLED", frozenset({Status.FAILED}))
 
 
 def without_restarting_fetches(monkeypatch: pytest.MonkeyPatch) -> None:

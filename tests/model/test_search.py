@@ -15,7 +15,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.model import safeties
 from tests.model.bed import READ, WrongError
 from tests.model.machine import Model
-from tests.support.s3 import REGION, variables
+from tests.support.servers.s3 import REGION, variables
 
 from flowbed import telemetry
 from flowbed.storage import open_store
@@ -24,7 +24,7 @@ from flowbed.testing.s3proxy import CUT, INTERNAL_ERROR, SLOW_DOWN, S3Fault, S3P
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.support.s3 import S3Server
+    from tests.support.servers.s3 import S3Server
 
 STEPS_EACH = 30
 MOST_HISTORIES = 500  # to find one that needs a safety; most are within the first ten
@@ -50,7 +50,7 @@ def search(model: type[Model], examples: int, **options: object) -> None:
     )
 
 
-@pytest.mark.parametrize("examples", [20, pytest.param(2_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [10, pytest.param(2_000, marks=pytest.mark.long)])
 def test_index_random_histories_ends_as_what_the_sources_hold(examples: int) -> None:
     """Fetches, commits, compactions, rollbacks, kills and store faults may overtake each other in any order."""
     search(Model, examples)

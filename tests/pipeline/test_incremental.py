@@ -14,7 +14,8 @@ from flowbed.errors import Misconfigured
 from flowbed.ledger import Swap
 from flowbed.ledger.sql.ledger import open_sqlite
 from flowbed.pipeline import ConfiguredSource
-from flowbed.pipeline.changes import Scan, changes
+from flowbed.pipeline.changes import changes
+from flowbed.pipeline.comparing.records import Scan
 from flowbed.records import Document, Entry, Page, Reading
 from flowbed.testing.embedder import seeded
 

@@ -17,7 +17,8 @@ from tests.support.odd_files import odd_lines, odd_receipt, odd_record, odd_text
 from flowbed.chunking import Rules
 from flowbed.ledger.sql.ledger import open_sqlite
 from flowbed.pipeline import ConfiguredSource
-from flowbed.pipeline.changes import Scan, changes
+from flowbed.pipeline.changes import changes
+from flowbed.pipeline.comparing.records import Scan
 from flowbed.records import Document, Entry, Page, Reading
 
 if TYPE_CHECKING:

@@ -7,9 +7,11 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
-from tests.support.preloaded import use_own
+from tests.support.processes.preloaded import use_own
 from tests.support.publishing import read_plainly
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Transient
@@ -22,6 +24,7 @@ from flowbed.publish.chroma import (
     read_pointer,
     snapshot_key,
 )
+from flowbed.publish.chroma.child import spread
 from flowbed.publish.chroma.children import Damaged, ask
 from flowbed.publish.chroma.pull import pull
 from flowbed.publish.chroma.rows import chroma_metadata
@@ -220,7 +223,6 @@ async def test_publication_leaves_nothing_to_replay_and_a_sound_database(
 
 
 def _no_rows(folder: Path) -> str:
-    import pyarrow as pa
 
     path = folder / "none.arrow"
     with path.open("wb") as file, pa.ipc.new_stream(file, pa.schema([("id", pa.string())])):
@@ -254,8 +256,6 @@ async def test_child_that_opens_a_torn_graph_does_not_end_this_process(
     done = await pull(published.store, "docs", tmp_path / "mine")
     for path in done.path.rglob("*.bin"):
         path.write_bytes(path.read_bytes()[:40])
-    import numpy as np
-
     np.save(tmp_path / "queries.npy", np.ones((1, 16), np.float32))
     with pytest.raises(Damaged, match="Chroma"):
         await ask(
@@ -268,6 +268,31 @@ async def test_child_that_opens_a_torn_graph_does_not_end_this_process(
             vectors=str(tmp_path / "queries.npy"),
             neighbours=3,
         )
+
+
+async def test_database_that_is_damaged_is_found_beside_a_copy_that_opens(
+    published: PublishBench, tmp_path: Path
+) -> None:
+    """A copy is opened while SQLite checks what will be uploaded."""
+    done = await pull(published.store, "docs", tmp_path / "mine")
+    copy = shutil.copytree(done.path, tmp_path / "copy")
+    database = done.path / "chroma.sqlite3"
+    content = database.read_bytes()
+    database.write_bytes(content[: len(content) // 2] + bytes(8_192) + content[len(content) // 2 + 8_192 :])
+    np.save(tmp_path / "queries.npy", np.ones((1, 16), np.float32))
+    found = await ask(
+        "verify",
+        tmp_path,
+        size=40,
+        directory=str(copy),
+        checked=str(done.path),
+        collection="docs",
+        ids=["row-00001"],
+        vectors=str(tmp_path / "queries.npy"),
+        neighbours=3,
+    )
+    assert found["ids"] == ["row-00001"]
+    assert "chroma.sqlite3 is damaged" in found["fault"] or "cannot be read" in found["fault"]
 
 
 async def test_publication_of_what_differs_from_the_index_is_refused(
@@ -330,6 +355,20 @@ def test_metadata_for_chroma_has_types_that_it_takes(
     text: str | None, metadata: dict[str, Any] | None
 ) -> None:
     assert chroma_metadata(text) == metadata
+
+
+def test_rows_are_added_so_that_equal_vectors_are_far_apart() -> None:
+    """Next to each other they would be each other's only neighbours in Chroma's graph."""
+    vectors = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [1.0, 1.0]}
+    batches = [_vectors_of(text, vectors) for text in ("aaab", "", "bca", "c")]
+    (added,) = spread(batches)
+    assert added["id"].to_pylist() == ["0a", "3b", "1c", "1a", "0b", "0c", "2a", "2a"]
+    assert list(spread([])) == []
+
+
+def _vectors_of(text: str, vectors: dict[str, list[float]]) -> pa.RecordBatch:
+    made = pa.array([vectors[each] for each in text], pa.list_(pa.float32(), 2))
+    return pa.record_batch({"id": [f"{place}{each}" for place, each in enumerate(text)], "vector": made})
 
 
 async def test_ask_process_that_does_not_end_is_killed(

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from chromadb.config import Settings
 from tests.support.counting import CountingProcess
-from tests.support.killing import Project as Killed
+from tests.support.processes.killing import Project as Killed
 
 from flowbed.publish.chroma.delta_files import ChromaDeltas
 from flowbed.records.precomputed import PrecomputedRows

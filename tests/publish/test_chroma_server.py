@@ -199,7 +199,9 @@ def test_options_of_a_publication_to_a_server_are_checked(publish_bench: Publish
     for options, fault in (
         ({}, r"options\.url"),
         ({"url": "http://127.0.0.1", "batch": "0"}, "batch is '0'"),
-        ({"url": "nonsense"}, "not a URL"),
+        ({"url": "nonsense"}, r"publish\.\w+: options\.url has to be as https://host:8000"),
+        ({"url": "http://a:b@host"}, r"publish\.\w+: options\.url .* without a password"),
+        ({"url": "http://127.0.0.1", "token": "a\n"}, r"publish\.\w+: options\.token"),
     ):
         with pytest.raises(Misconfigured, match=fault):
             open_publication("chroma-server", publish_bench.context(), options)

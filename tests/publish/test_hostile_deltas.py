@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.support.chroma import archive, write_chroma
-from tests.support.preloaded import use_own
+from tests.support.processes.preloaded import use_own
+from tests.support.servers.chroma import archive, write_chroma
 
 from flowbed.errors import Rejected
 from flowbed.publish.reading.child import Job
@@ -349,3 +349,22 @@ async def test_child_sees_no_variable_of_the_environment(
     monkeypatch.setattr(asyncio, "create_subprocess_exec", spy)
     assert await read(tmp_path, archive(good)) == 1_100
     assert "secret" not in str(seen)
+
+
+async def test_rows_that_were_counted_are_read_by_the_same_child(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    real = asyncio.create_subprocess_exec
+
+    async def spy(*arguments: str, **named: Any) -> Any:
+        started.append(arguments[-1])
+        return await real(*arguments, **named)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", spy)
+    shutil.copytree(good, tmp_path / "unpacked")
+    reader = ChromaDirectory(job=Job(folder=str(tmp_path / "unpacked")), scratch=tmp_path)
+    assert await reader.count() == 1_100
+    for children in (1, 2):  # a second reading starts its own
+        assert sum([len(page.ids) async for page in reader.pages()]) == 1_100
+        assert len(started) == children

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from tests.support.publishing import difference, read_plainly
+from tests.support.servers.chroma import write_chroma
 
 import flowbed
 from flowbed.bed import aopen
@@ -19,9 +21,16 @@ from flowbed.settings import read_settings, snapshot_store
 from flowbed.testing.faults import Fault, FaultyStore, unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from tests.support.projects import Project
+
+    from flowbed.testing.index import Row
+
+# The share of the ten nearest rows that a reader must find, and how far two computations of a distance may be apart.
+RECALL, CLOSE = 0.97, 1e-4
+FEW = 3  # receipts, among whose words a search misses none
 
 
 def publish_by(project: Project, every: str = "commit", kind: str = "chroma") -> None:
@@ -231,9 +240,13 @@ def test_bucket_of_an_existing_deployment_counts_where_the_settings_name_no_stor
     assert snapshot_store(read_settings(tmp_path)) == "elsewhere"
 
 
-@pytest.mark.parametrize("receipts", [3, pytest.param(313, marks=pytest.mark.long)])
+@pytest.mark.parametrize("receipts", [FEW, pytest.param(313, marks=pytest.mark.long)])
 async def test_plain_client_finds_the_receipts_of_an_index(data: Path, tmp_path: Path, receipts: int) -> None:
-    """Counts, ids, documents, metadata and neighbours are those of the index, after a change too."""
+    """Counts, ids, documents, metadata and neighbours are those of the index, after a change too.
+
+    Chroma's graph finds nearly all neighbours. It misses some where many rows have one vector, as words of receipts
+    do: more of them if Chroma is given the same rows by itself.
+    """
     folder = tmp_path / "project"
     folder.mkdir()
     lines = (data / "receipts.jsonl").read_text("utf-8").splitlines()[:receipts]
@@ -258,9 +271,28 @@ async def test_plain_client_finds_the_receipts_of_an_index(data: Path, tmp_path:
 
                 rows = (await contents(bed.store)).rows[name]
                 assert difference(found, rows) == ""
-                texts = {key: row.document for key, row in rows.items()}
-                same = sum(
-                    texts[near[0]] == texts[key]
-                    for key, near in zip(found["ids"], found["near"], strict=False)
-                )
-                assert same >= len(found["near"]) - 1
+                recall = _recall(found, rows)
+                assert recall >= RECALL
+                if edit and receipts > FEW:
+                    plain = await asyncio.to_thread(_plain_copy, tmp_path / f"plain-{name}", name, rows)
+                    assert recall >= _recall(plain, rows)
+
+
+def _plain_copy(folder: Path, name: str, rows: Mapping[str, Row]) -> dict[str, Any]:
+    """Let chromadb alone make a collection of the same rows, and read it."""
+    vectors = np.stack([row.vector for row in rows.values()])
+    texts = [row.document for row in rows.values()]
+    return read_plainly(write_chroma(folder, name, list(rows), texts=texts, vectors=vectors), name)
+
+
+def _recall(found: Mapping[str, Any], rows: Mapping[str, Row]) -> float:
+    """Return the share of the nearest rows that searches find; of rows at one distance any will do."""
+    places = {key: place for place, key in enumerate(rows)}
+    vectors = np.stack([row.vector for row in rows.values()])
+    reached, possible = 0, 0
+    for key, near in zip(found["asked"], found["near"], strict=True):
+        distances = 1 - vectors @ vectors[places[key]]
+        farthest = np.sort(distances)[len(near) - 1]
+        reached += int(np.sum(distances[[places[each] for each in near]] <= farthest + CLOSE))
+        possible += len(near)
+    return reached / possible

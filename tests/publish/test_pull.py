@@ -130,6 +130,25 @@ async def test_pull_in_mode_auto_goes_around_a_mount_that_fails(
         await pull(published.store, "docs", tmp_path / "two", mode="efs", root=tmp_path / "mount")
 
 
+async def test_pull_in_mode_auto_creates_no_mount(published: PublishBench, tmp_path: Path) -> None:
+    """Where the file system is not mounted, snapshots must not fill the disk below its mount point."""
+    done = await pull(published.store, "docs", tmp_path / "one", mode="auto", root=tmp_path / "mount")
+    assert done.rows == 40
+    assert not (tmp_path / "mount").exists()
+
+
+async def test_pull_again_after_a_file_was_deleted_brings_it_back(
+    published: PublishBench, tmp_path: Path
+) -> None:
+    """The other files are not downloaded again."""
+    first = await pull(published.store, "docs", tmp_path / "mine")
+    size = (first.path / "chroma.sqlite3").stat().st_size
+    (first.path / "chroma.sqlite3").unlink()
+    second = await pull(published.store, "docs", tmp_path / "mine")
+    assert (second.path, second.downloaded) == (first.path, size)
+    assert (await asyncio.to_thread(read_plainly, second.path, "docs"))["count"] == 40
+
+
 async def test_pull_after_a_reader_changed_its_files_is_not_confused(
     published: PublishBench, tmp_path: Path
 ) -> None:

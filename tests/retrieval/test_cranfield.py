@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Of 225 queries, with their judged documents. `make bench` measures all.
-QUERIES = 30
+QUERIES = 22
+
+# Of 166 rows in 13 partitions, one partition has enough for this many documents; for more, a search probes others too.
+# Half of the queries then miss one of them, so that no luck of k-means hides it.
+FEW = 3
 
 # Tolerance of nDCG@10.
 EQUAL = 0.005
@@ -77,6 +81,6 @@ def test_search_through_a_vector_index_really_uses_it(
 
     async def found() -> dict[str, list[str]]:
         vectors = await query_vectors(project, list(judged.queries.values()))
-        return await through_index(project, dict(zip(judged.queries, vectors, strict=True)))
+        return await through_index(project, dict(zip(judged.queries, vectors, strict=True)), depth=FEW)
 
-    assert asyncio.run(found()) != rankings.cosine
+    assert asyncio.run(found()) != {name: list(each[:FEW]) for name, each in rankings.cosine.items()}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 import pytest
 import uvicorn
-from tests.server.processes import ServerProcess
+from tests.server.processes import ForkedServer, ServerProcess
 
 from flowbed import telemetry
 from flowbed.bed import aopen
@@ -188,16 +188,30 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running.close()
 
 
-@pytest.fixture
-def serve() -> Iterator[Callable[..., ServerProcess]]:
-    """Start server processes, which are killed after the test."""
+@contextlib.contextmanager
+def started_as(kind: type[ServerProcess]) -> Iterator[Callable[..., ServerProcess]]:
+    """Give a way to start servers, which are killed at the end."""
     with contextlib.ExitStack() as stack:
 
         def start(folder: Path, *options: str, **environment: str) -> ServerProcess:
-            process = ServerProcess(folder, *options, **environment)
+            process = kind(folder, *options, **environment)
             stack.callback(process.close)
             return process
 
+        yield start
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., ServerProcess]]:
+    """Start servers of one worker in processes that are forked and so start soon; they are killed after the test."""
+    with started_as(ForkedServer) as start:
+        yield start
+
+
+@pytest.fixture
+def serve_command() -> Iterator[Callable[..., ServerProcess]]:
+    """Start `flowbed serve` as users do, with any number of workers; it is killed after the test."""
+    with started_as(ServerProcess) as start:
         yield start
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, assume, given, seed, settings
@@ -33,9 +36,11 @@ OPERATIONS = {
     "GET /v1/session",
     "GET /v1/why",
     "POST /v1/admin/dead-letters/retry",
+    "POST /v1/admin/keys",
     "POST /v1/admin/keys/{key}/revoke",
     "POST /v1/admin/rollback",
     "POST /v1/admin/submissions/cancel",
+    "POST /v1/collections/{collection}/map/ids",
     "POST /v1/collections/{collection}/map/rows",
     "POST /v1/collections/{collection}/rows",
     "DELETE /v1/admin/cache",
@@ -101,15 +106,17 @@ OPERATIONS = {
         for method in methods.split()
     ),
 }
+# The first key would close the server to the other tests: tests/server/page/test_keys.py creates keys.
+ASKED = OPERATIONS - {"POST /v1/admin/keys"}
 # The other routes have nothing that could be invalid.
 REFUSABLE = {
     name
-    for name in OPERATIONS
+    for name in ASKED
     if name.startswith(("POST", "PUT"))
     and not name.endswith(("/{batch}/cancel", "{job}/retry", "}/revoke", "/reembed"))
 }
-EXAMPLES = 25  # per operation
-SECONDS = 60  # of the long test
+EXAMPLES = 10  # per operation
+EXAMPLES_OF_LONG, SECONDS = 25, 60  # of the long test: per operation and seed, and in all
 # Valid requests are still refused if they name something that does not exist, or have more tokens than a model takes,
 # which a schema cannot express.
 UNCHECKED = [positive_data_acceptance]
@@ -152,6 +159,76 @@ def test_openapi_document_lists_every_route_and_its_failures(description: dict[s
         assert operation["description"]
 
 
+def test_examples_of_every_route_conform_to_its_schemas(description: dict[str, Any]) -> None:
+    """Required parameters, the body and an answer have one; an answer has no field that its schema lacks."""
+    schemas = {"components": description["components"]}
+    closed = _closed(schemas)
+    faults = [
+        f"{method.upper()} {path}: {fault.json_path}: {fault.message}"
+        for path, operations in description["paths"].items()
+        for method, operation in operations.items()
+        for content, known in [
+            *(
+                (each, schemas)
+                for each in operation.get("parameters", ())
+                if each["required"] or "example" in each
+            ),
+            *((each, schemas) for each in _first(operation.get("requestBody", {}))),
+            *((each, closed) for each in _answers(operation)),
+        ]
+        for fault in _faults(content, known)
+    ]
+    assert faults == []
+
+
+def test_example_that_does_not_conform_is_a_fault(description: dict[str, Any]) -> None:
+    """A field of the wrong type, one that is missing, and one that the schema lacks."""
+    schemas = _closed({"components": description["components"]})
+    (answer,) = _answers(description["paths"]["/v1/models/{model}"]["get"])
+    wrong = {**answer["example"], "created": "today", "gone": 1}
+    del wrong["id"]
+    assert len(_faults({**answer, "example": wrong}, schemas)) == 3
+    assert _faults(answer, schemas) == []
+
+
+def test_examples_of_routes_that_are_gone_are_deleted() -> None:
+    examples = json.loads(files("flowbed.server.api").joinpath("examples.json").read_text("utf-8"))
+    assert set(examples) == OPERATIONS
+
+
+def _first(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the first kind of a body, which the example is of; none if there is no body."""
+    return list(body.get("content", {}).values())[:1]
+
+
+def _answers(operation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the kinds of answer that have an example; at least one has."""
+    answered = [each for status, each in operation["responses"].items() if status.startswith("2")]
+    found = [
+        content for each in answered for content in each.get("content", {}).values() if "example" in content
+    ]
+    assert found, operation["operationId"]
+    return found
+
+
+def _faults(content: dict[str, Any], schemas: dict[str, Any]) -> list[jsonschema.ValidationError]:
+    """Return where an example differs from its schema."""
+    schema = {**content.get("schema", {}), **schemas}
+    return list(jsonschema.Draft202012Validator(schema).iter_errors(content["example"]))
+
+
+def _closed(part: Any) -> Any:
+    """Return schemas whose objects have no fields but those named."""
+    if isinstance(part, list):
+        return [_closed(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    closed = {name: _closed(each) for name, each in part.items()}
+    if part.get("type") == "object" and isinstance(part.get("properties"), dict):
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
 def test_table_of_tldw_names_routes_that_are_there(description: dict[str, Any]) -> None:
     """Each of our routes in the second column is one of the document."""
     page = (Path(__file__).parent.parent.parent / "docs" / "migrating-from-tldw.md").read_text("utf-8")
@@ -181,7 +258,7 @@ def test_openapi_document_describes_embeddings_field_by_field(description: dict[
     assert set(answered["properties"]) == {"object", "data", "model", "usage"}
 
 
-@pytest.mark.parametrize("operation", sorted(OPERATIONS))
+@pytest.mark.parametrize("operation", sorted(ASKED))
 def test_routes_valid_generated_requests_conform_to_the_document(
     server: Running, operation: str, existing: dict[str, str]
 ) -> None:
@@ -205,15 +282,21 @@ def test_routes_generated_requests_of_a_minute_conform_to_the_document(
     until, number = time.monotonic() + SECONDS, 0
     while time.monotonic() < until:
         for operation in sorted(OPERATIONS):
-            _ask(server, operation, GenerationMode.POSITIVE, existing, number=number)
-            if operation in REFUSABLE:
-                _ask(server, operation, GenerationMode.NEGATIVE, existing, number=number)
+            for mode in GenerationMode.POSITIVE, GenerationMode.NEGATIVE:
+                if mode is GenerationMode.POSITIVE or operation in REFUSABLE:
+                    _ask(server, operation, mode, existing, number=number, examples=EXAMPLES_OF_LONG)
         number += 1
     assert number
 
 
 def _ask(
-    server: Running, operation: str, mode: GenerationMode, existing: dict[str, str], number: int = 0
+    server: Running,
+    operation: str,
+    mode: GenerationMode,
+    existing: dict[str, str],
+    *,
+    number: int = 0,
+    examples: int = EXAMPLES,
 ) -> None:
     method, _, path = operation.partition(" ")
     # What exists is not deleted, and requests about batches of /v1/batches name none of these.
@@ -224,7 +307,7 @@ def _ask(
     @seed(number)
     @given(case=schema[path][method].as_strategy(generation_mode=mode))
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=examples,
         database=None,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate],

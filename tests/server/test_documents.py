@@ -103,6 +103,22 @@ def test_document_large_is_written_by_a_job(server: Indexing) -> None:
     assert server.call("GET", "/v1/collections/large/documents/file").json["status"] == "completed"
 
 
+def test_documents_1000_in_one_request_are_written_and_1001_refused(server: Indexing) -> None:
+    path = "/v1/collections/crowd/documents"
+    documents = [{"id": f"d{number}", "text": f"Note {number}"} for number in range(1_000)]
+    reply = server.call("POST", path, {"documents": documents})
+    assert reply.status == 200, reply.json
+    assert {each["status"] for each in reply.json["data"]} == {"completed"}
+    listed, after = set[str](), ""
+    while more := server.call("GET", f"{path}?limit=100{after}").json["data"]:
+        listed |= {each["id"] for each in more}
+        after = f"&after={more[-1]['id']}"
+    assert listed == {each["id"] for each in documents}
+    one_more = {"documents": [*documents, {"id": "more", "text": "too many"}]}
+    assert server.call("POST", path, one_more).status == 400
+    assert server.call("GET", f"{path}/more").status == 404
+
+
 def test_documents_are_listed_by_filter_and_deleted_by_it(server: Indexing) -> None:
     """Of many documents, those that match a filter are listed page by page, and deleted."""
     documents = [{"id": f"d{n}", "text": f"note {n}", "metadata": {"even": n % 2 == 0}} for n in range(6)]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +153,9 @@ async def test_state_tools_answer_like_their_commands(notes: Project) -> None:
         planned = await answer(client, "plan")
         reasons = await answer(client, "why", subject="notes#one.txt")
     assert [each["name"] for each in state["sources"]] == ["notes"]
+    written = (notes.folder / ".flowbed").stat().st_mtime
+    updated = datetime.fromisoformat(state["status"]["collections"]["notes"]["updated"]).timestamp()
+    assert abs(updated - written) < 3_600
     assert planned["new"] == 1
     assert reasons[0]["chunk"]["document"] == "one.txt"
 

@@ -8,7 +8,8 @@ import openai
 import pytest
 from tests.server.conftest import MODEL, Running, write_project
 
-from flowbed.testing.simulators import Fault, OpenAI, Simulator, running_thread
+from flowbed.testing.simulators import Cohere, Fault, OpenAI, Simulator, running_thread
+from flowbed.testing.simulators.reranking import relevance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -230,6 +231,38 @@ def test_metrics_count_requests_inputs_tokens_and_cost(remote: Running, simulato
     assert "nowhere" not in body
 
 
+def test_search_reranked_orders_hits_by_the_providers_scores(tmp_path: Path) -> None:
+    """A provider that is down leaves them as they are, with a warning; without a reranker the setting is named."""
+    simulator = Simulator(Cohere())
+    with running_thread(simulator) as url:
+        settings = (
+            f'reranker = "cohere:rerank-v3.5"\n[providers.cohere]\nbase_url = "{url}"\napi_key = "sk-test"\n'
+        )
+        running = Running(write_project(tmp_path / "project", settings))
+        bed: Any = running.service.bed
+        running.wait(bed.run())
+        query = "a sentence with the number 7"
+        body = {"query": query, "limit": 3, "rerank": True}
+        found = running.call("POST", "/v1/search", body).json
+        best = found["hits"][0]
+        assert best["id"] == "docs#d7#00000"
+        assert best["score"] == best["scores"]["rerank"] == relevance(query, "sentence 7")
+        assert found["warnings"] == []
+        simulator.order(Fault(kind="gateway", status=503))
+        plain = running.call("POST", "/v1/search", {**body, "rerank": False}).json
+        failed = running.call("POST", "/v1/search", body).json
+        assert [hit["id"] for hit in failed["hits"]] == [hit["id"] for hit in plain["hits"]]
+        assert failed["warnings"][0].startswith("not reranked: ")
+        running.close()
+
+
+def test_search_reranked_without_a_reranker_names_the_setting(server: Running) -> None:
+    bed: Any = server.service.bed
+    server.wait(bed.run())
+    reply = server.call("POST", "/v1/search", {"query": "sentence 7", "rerank": True})
+    assert 'reranker = "cohere:rerank-v3.5"' in reply.refused()["message"]
+
+
 def test_search_by_text_or_vector_finds_indexed_documents(server: Running) -> None:
     bed: Any = server.service.bed
     server.wait(bed.run())
@@ -293,6 +326,9 @@ def test_search_pages_times_and_likeness_over_http(server: Running) -> None:
     assert ids[0] not in {hit["id"] for hit in like["hits"]}
     assert like["hits"]
     assert server.call("POST", "/v1/search", {"query": "sentence 7", "since": "1d"}).json["hits"] == []
+    assert server.call("POST", "/v1/search", {"query": "sentence 7", "before": "1d"}).json["hits"] == []
+    chosen = {"query": "sentence 7", "unit": "document", "where": {"$id": {"$in": ids[:2]}}}
+    assert {hit["id"] for hit in server.call("POST", "/v1/search", chosen).json["hits"]} == set(ids[:2])
     assert server.call("POST", "/v1/search", {"like": ids[0], "query": "a"}).status == 400
     assert server.call("POST", "/v1/search", {"like": "nobody"}).status == 404
 

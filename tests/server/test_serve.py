@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.server
 import json
+import os
 import signal
 import socket
 import threading
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING
 
 import openai
 import pytest
+import uvicorn
 from tests.server.conftest import MODEL, create_key, write_project
 from tests.server.processes import SECONDS, ServerProcess, eventually
+from uvicorn.supervisors.multiprocess import SIGNALS
 
 from flowbed.bed import aopen
+from flowbed.server.running import Workers
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running_thread
 
 if TYPE_CHECKING:
@@ -30,9 +34,9 @@ SLOW = 1.5
 
 
 def test_serve_answers_logs_traces_and_stops_cleanly(
-    tmp_path: Path, serve: Callable[..., ServerProcess]
+    tmp_path: Path, serve_command: Callable[..., ServerProcess]
 ) -> None:
-    """Neither the log nor the spans sent to the OTLP endpoint have texts."""
+    """Neither the log nor the spans sent to the OTLP endpoint have texts; with --open a browser gets the address."""
     arrived = []
 
     class Collector(http.server.BaseHTTPRequestHandler):
@@ -48,13 +52,20 @@ def test_serve_answers_logs_traces_and_stops_cleanly(
         thread = threading.Thread(target=collector.serve_forever)
         thread.start()
         endpoint = f"http://127.0.0.1:{collector.server_port}"
-        running = serve(write_project(tmp_path / "project"), OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+        running = serve_command(
+            write_project(tmp_path / "project"),
+            "--open",
+            OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
+            BROWSER=f"sh -c 'echo %s > {tmp_path}/opened'",
+        )
         assert running.started == {"url": running.url, "models": [MODEL]}
         with running.client() as client:
             assert len(client.embeddings.create(model=MODEL, input="a secret text").data) == 1
+        eventually((tmp_path / "opened").exists, "an opened browser")
         assert running.end() == 0
         collector.shutdown()
         thread.join()
+    assert (tmp_path / "opened").read_text() == f"{running.url}\n"
     (line,) = map(json.loads, running.errors.read_text().splitlines())
     assert (line["event"], line["status"], line["model"]) == ("request", 200, MODEL)
     assert "a secret text" not in running.errors.read_text()
@@ -64,23 +75,32 @@ def test_serve_answers_logs_traces_and_stops_cleanly(
 
 
 def test_serve_ctrl_c_with_workers_exits_with_130(
-    tmp_path: Path, serve: Callable[..., ServerProcess]
+    tmp_path: Path, serve_command: Callable[..., ServerProcess]
 ) -> None:
-    running = serve(write_project(tmp_path / "project"), "--no-log-requests", "--workers", "2")
+    running = serve_command(write_project(tmp_path / "project"), "--no-log-requests", "--workers", "2")
     assert running.end(signal.SIGINT) == 130
     assert "Traceback" not in running.errors.read_text()
 
 
+@pytest.fixture
+def served_by(workers: int, request: pytest.FixtureRequest) -> Callable[..., ServerProcess]:
+    """Return how to start a server with so many workers: forked where one is enough."""
+    start: Callable[..., ServerProcess] = request.getfixturevalue(
+        "serve" if workers == 1 else "serve_command"
+    )
+    return lambda folder: start(folder, "--workers", str(workers))
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_serve_stopped_finishes_accepted_requests(
-    tmp_path: Path, serve: Callable[..., ServerProcess], workers: int
+    tmp_path: Path, served_by: Callable[..., ServerProcess]
 ) -> None:
     simulator = Simulator(OpenAI())
     simulator.order(Fault(kind="slow", delay=SLOW))
     with running_thread(simulator) as url, ThreadPoolExecutor() as threads:
         settings = f'[providers.openai]\napi_key = "sk-test"\nbase_url = "{url}/v1"\n'
         folder = write_project(tmp_path / "project", settings, model=f"openai:{SMALL}")
-        running = serve(folder, "--workers", str(workers))
+        running = served_by(folder)
         clients = [running.client() for _ in range(4)]
         requested = [
             threads.submit(client.embeddings.create, model=SMALL, input=f"text {n}")
@@ -168,29 +188,30 @@ def test_serve_address_in_use_exits_with_2(tmp_path: Path, serve: Callable[..., 
     assert f"cannot listen on 127.0.0.1:{port}" in running.errors.read_text()
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_serve_unknown_model_exits_with_2_and_the_reason(
-    tmp_path: Path, serve: Callable[..., ServerProcess], workers: str
+    tmp_path: Path, served_by: Callable[..., ServerProcess]
 ) -> None:
-    folder = write_project(tmp_path / "project", model="nobody:knows")
-    running = serve(folder, "--workers", workers)
+    running = served_by(write_project(tmp_path / "project", model="nobody:knows"))
     assert running.process.wait(SECONDS) == 2
     assert "nobody:knows" in running.errors.read_text()
     assert "Traceback" not in running.errors.read_text()
 
 
 def test_serve_killed_worker_is_replaced_until_none_can_start(
-    tmp_path: Path, serve: Callable[..., ServerProcess]
+    tmp_path: Path, serve_command: Callable[..., ServerProcess]
 ) -> None:
     """Workers count together; a killed one is restarted, and if none can start, the server ends with the reason."""
     folder = write_project(tmp_path / "project")
-    running = serve(folder, "--workers", "2")
+    running = serve_command(folder, "--workers", "2")
 
     def answer() -> None:
         with running.client(retries=2) as client:
             assert len(client.embeddings.create(model=MODEL, input="text").data) == 1
 
-    first, _ = running.workers(2)
+    loading, _ = running.workers(2)
+    loading.kill()
+    serving, _ = running.workers(2, killed=loading.pid)
     for _ in range(5):
         answer()
     # Any worker reports the requests of both.
@@ -198,10 +219,32 @@ def test_serve_killed_worker_is_replaced_until_none_can_start(
     for _ in range(4):
         with urllib.request.urlopen(f"{running.url}/metrics", timeout=SECONDS) as metrics:  # noqa: S310 - our own server
             assert line in metrics.read().decode()
-    first.kill()
-    second, _ = running.workers(2, killed=first.pid)
-    answer()
     write_project(folder, model="nobody:knows")
-    second.kill()
+    serving.kill()
     assert running.process.wait(SECONDS) == 2
     assert "nobody:knows" in running.errors.read_text()
+
+
+def test_workers_one_killed_before_it_answers_is_replaced_at_once() -> None:
+    """The supervisor waits for its answer, here for an hour."""
+    kept = {number: signal.getsignal(number) for number in SIGNALS}
+    workers = Workers(
+        uvicorn.Config("no:app", workers=1, timeout_worker_healthcheck=3600, log_config=None), []
+    )
+    watching = threading.Thread(target=workers.keep_subprocess_alive, daemon=True)
+    try:
+        workers.init_processes()
+        (silent,) = workers.processes
+        assert silent.pid is not None
+        os.kill(silent.pid, signal.SIGSTOP)
+        watching.start()
+        watching.join(0.5)  # it asks
+        os.kill(silent.pid, signal.SIGKILL)
+        watching.join(SECONDS)
+        assert workers.processes != [silent]
+    finally:
+        for worker in workers.processes:
+            worker.kill()
+            worker.join()
+        for number, handler in kept.items():
+            signal.signal(number, handler)

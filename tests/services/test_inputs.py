@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flowbed.errors import Rejected
 from flowbed.services.batches.input_lines import fields_of
-from flowbed.services.inputs import (
+from flowbed.services.embedding.inputs import (
     arrays_of,
     most_tokens,
     require_few,

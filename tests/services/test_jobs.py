@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import codecs
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,6 +142,18 @@ async def test_job_lines_of_every_form_are_answered_under_their_ids(opened: Open
         assert orjson.loads(job.metadata) == {"a": "b"}
         assert job.queued == 0
         assert await project.ledger.jobs.queued("") == 0
+
+
+async def test_job_file_as_windows_writes_it_is_read_or_its_encoding_is_named(
+    opened: Open, project: Project
+) -> None:
+    text = b"\r\n".join(orjson.dumps(line(name)) for name in ("a", "b"))
+    async with opened() as service:
+        job = await finished(service, await begin(service, [codecs.BOM_UTF8 + text]))
+        assert (job.state, list(await outcomes(service, job))) == ("completed", ["a", "b"])
+        job = await finished(service, await begin(service, [text.decode().encode("utf-16")]))
+        assert job.state == "failed"
+        assert "save the file as UTF-8" in orjson.loads(job.faults)[0]["message"]
 
 
 async def test_job_rejected_lines_fail_alone(opened: Open, project: Project) -> None:
@@ -566,6 +579,7 @@ async def test_failing_job_blocks_no_other_and_is_retried(
 
 
 async def test_sweep_deletes_parts_of_ended_jobs_only(opened: Open, project: Project) -> None:
+    """Whatever else is in the folder is left alone."""
     async with opened() as service:
         ended, waiting = await begin(service, [line("a")]), await begin(service, [line("b")])
         await service.jobs.cancel("", ended.id)
@@ -575,5 +589,6 @@ async def test_sweep_deletes_parts_of_ended_jobs_only(opened: Open, project: Pro
         late = await begin(service, [line("c")])
         for job in (ended, late):
             await OutputParts(project.store, job.id).write(0, [LineOutcome(text=_line("c"), failed=False)])
+        await project.store.create("jobs/delta/a/delta.arrow", b"")
         await FileRetention(service).run("")
-        assert await project.store.folders("jobs") == [late.id]
+        assert await project.store.folders("jobs") == [late.id, "delta"]

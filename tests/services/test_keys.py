@@ -82,8 +82,8 @@ async def test_revoke_takes_effect_at_once_in_this_process(project: Project) -> 
 async def test_caller_known_key_reads_the_ledger_once(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = project.keys()
-    _, secret = await keys.create("app", secret=project.secret)
+    _, secret = await project.keys().create("app", secret=project.secret)
+    keys = project.keys()  # which knows of no key yet
     requested: list[str] = []
     find = project.ledger.keys.find
 
@@ -102,8 +102,8 @@ async def test_caller_known_key_reads_the_ledger_once(
 async def test_caller_concurrent_lookups_read_the_ledger_once(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = project.keys()
-    _, secret = await keys.create("app", secret=project.secret)
+    _, secret = await project.keys().create("app", secret=project.secret)
+    keys = project.keys()  # which knows of no key yet
     requested: list[str] = []
     find, exist = project.ledger.keys.find, project.ledger.keys.exist
 

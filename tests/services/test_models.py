@@ -11,8 +11,8 @@ from tests.services.conftest import RERANKED, Provider
 from flowbed.embedding.wrappers.breaker import FAILURES
 from flowbed.errors import Exhausted, Misconfigured, NotFound, Rejected, Transient, Unavailable
 from flowbed.records.serving import Caller, EmbeddingsRequest, TierLimits
+from flowbed.services.embedding.popular_texts import LONGEST, TOGETHER, PopularTexts
 from flowbed.services.models import LOCAL_HOLDS, Models
-from flowbed.services.popular_texts import LONGEST, TOGETHER, PopularTexts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from tests.support.redis import RedisServer
+from tests.support.servers.redis import RedisServer
 
 from flowbed.bed import aopen
 from flowbed.errors import Misconfigured, Rejected, Transient

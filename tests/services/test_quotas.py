@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from flowbed.embedding.wrappers.request_rates import MemoryRates
 from flowbed.errors import Exhausted, Misconfigured, TooMany, Transient
 from flowbed.records.serving import Allowance, Caller, TierLimits
 from flowbed.services.quotas import KEPT_DAYS, SEEN_EVERY, QuotaService
@@ -54,6 +55,21 @@ async def test_requests_per_minute_refill_by_shares_of_the_minute(project: Proje
         await quota.admit(SMALL)
     project.now.advance(seconds=60)
     assert quota.allowance(SMALL).requests_left == 60
+
+
+async def test_requests_per_minute_are_those_of_all_servers_that_share_rates(project: Project) -> None:
+    """What another server has admitted is gone here too, and the headers say so."""
+    rates = MemoryRates(project.seconds)
+    servers = [
+        QuotaService(project.ledger, tiers=TIERS, clock=project.now, rates=rates, monotonic=project.seconds)
+        for _ in range(2)
+    ]
+    for n in range(60):
+        await servers[n % 2].admit(SMALL)
+    assert servers[1].allowance(SMALL).requests_left == 0
+    for each in servers:
+        with pytest.raises(TooMany):
+            await each.admit(SMALL)
 
 
 async def test_limits_are_separate_for_each_key(project: Project) -> None:

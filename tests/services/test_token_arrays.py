@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flowbed.embedding.token_cuts import EDGE, whole_characters
 from flowbed.embedding.tokens import Bpe
 from flowbed.errors import Rejected
-from flowbed.services.token_arrays import LONG, TokenArrayReader
+from flowbed.services.embedding.token_arrays import LONG, TokenArrayReader
 from flowbed.testing.embedder import Seeded
 
 CL100K = Bpe("cl100k_base")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from collections import deque
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -13,21 +14,26 @@ from tests.server.conftest import write_project
 
 from flowbed.bed import aopen
 from flowbed.errors import NotFound, Rejected
-from flowbed.ledger.vector_stores import DAY, Window
+from flowbed.ledger import KeyRow
+from flowbed.ledger.vector_stores import DAY, VectorStoreRow, Window
 from flowbed.records.serving import Caller
 from flowbed.records.written import documents_source
 from flowbed.services.files import FileDescription
 from flowbed.services.service import open_service
 from flowbed.services.vector_stores.attached import Attachment
+from flowbed.services.vector_stores.deaths import DEATHS_MOST, note_death
+from flowbed.services.vector_stores.processing import Worked
 from flowbed.services.vector_stores.searching import StoreQuery
+from flowbed.services.vector_stores.stage import VectorStoreWork
 from flowbed.services.vector_stores.stores import StoreChange, StoreDescription
+from flowbed.services.vector_stores.turns import StoreTurns
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
     from pathlib import Path
 
-    from flowbed.ledger.vector_stores import VectorStoreFileRow, VectorStoreRow
+    from flowbed.ledger.vector_stores import VectorStoreFileRow
     from flowbed.services.service import Service
 
 ANYONE = Caller(name="anyone", admin=True)
@@ -62,7 +68,7 @@ class Stores:
         return files
 
     async def work(self) -> bool:
-        return await self.all.processing.process(self.store.id)
+        return await self.all.processing.process(self.store.id) is Worked.DONE
 
     async def rows(self) -> list[VectorStoreFileRow]:
         return list((await self.all.files.list(self.store, EVERY))[0])
@@ -236,11 +242,11 @@ async def test_store_expired_refuses_searches_and_files_and_is_swept(tmp_path: P
         attachment = Attachment(file=file, attributes={}, chunking={})
         with pytest.raises(Rejected, match="has expired"):
             await stores.all.files.attach(old, attachment)
-        assert list(await stores.all.processing.due()) == [old.id]
+        assert [row.id for row in await stores.all.processing.due()] == [old.id]
         assert await stores.work()
         assert await stores.rows() == []
         assert await stores.indexed() == 0
-        assert list(await stores.all.processing.due()) == []
+        assert [row.id for row in await stores.all.processing.due()] == []
         stores.store = await stores.all.stores.update("", old.id, StoreChange(days=0))
         await stores.all.files.attach(stores.store, attachment)
         assert await stores.work()
@@ -264,7 +270,7 @@ async def test_store_deleted_leaves_nothing_and_the_project_is_sound(tmp_path: P
         assert not [
             page async for page in bed.ledger.documents.pages(documents_source(stores.store.id)) if page
         ]
-        assert list(await stores.all.processing.due()) == []
+        assert [row.id for row in await stores.all.processing.due()] == []
         assert (await bed.doctor()).findings == ()
         assert (await bed.gc()).objects == {}
 
@@ -297,6 +303,48 @@ async def test_embeddings_of_a_day_used_up_fails_the_rest(tmp_path: Path) -> Non
         assert await stores.work()
         assert await stores.statuses() == ["completed", "failed"]
         assert "embeddings a day" in (await stores.rows())[1].error
+
+
+async def test_stores_of_one_owner_do_not_keep_another_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An owner with two large stores and one with a small one take turns, and the stores of an owner do too."""
+    monkeypatch.setattr("flowbed.services.vector_stores.processing.FILES_TOGETHER", 1)
+    async with opened(tmp_path) as stores:
+        all_, small = stores.all.stores, Stores(stores.service, "small", stores.store)
+        await stores.attach("large 1", "large 2", "large 3")
+        stores.store = await all_.create("", StoreDescription())
+        await stores.attach("also large 1", "also large 2")
+        small.store = await all_.create("small", StoreDescription())
+        await stores.service.bed.ledger.keys.create(
+            KeyRow(id="small", name="small", prefix="p", hash="h", created=1, tier="default")
+        )
+        await small.attach("small")
+        work = VectorStoreWork(stores.all.processing)
+        tasks, turns = deque(await work.waiting()), list[str]()
+        while tasks:
+            tasks.extend(await work.run(tasks.popleft().key))
+            turns.append("small" if await small.statuses() == ["completed"] else "large")
+        assert turns.index("small") == 1
+        assert await work.waiting() == []
+        assert await stores.statuses() == ["completed"] * 2
+
+
+def test_turns_go_to_the_owner_with_fewest_stores_worked_on() -> None:
+    """What other processes hold counts, a store is never given to two tasks, and a dead worker's is free."""
+
+    def row(id_: str, owner: str, worker: str = "") -> VectorStoreRow:
+        return VectorStoreRow(id=id_, owner=owner, name="", created=0, active=0, worker=worker)
+
+    due = [row("a", "x"), row("b", "x", "elsewhere"), row("c", "y"), row("d", "y", "dead")]
+    turns = StoreTurns()
+    with ExitStack() as stack:
+        taken = []
+        while (found := turns.next(due, lambda row: row.worker != "elsewhere")) is not None:
+            stack.enter_context(turns.taken(found))
+            taken.append(found.id)
+    assert taken == ["c", "a", "d"]
+    assert turns.next(due[:1], lambda _: True) == due[0]
 
 
 async def test_chunking_static_gives_chunks_of_that_size_with_their_overlap(tmp_path: Path) -> None:
@@ -345,3 +393,28 @@ async def test_files_of_every_kind_are_read_or_say_why_not(tmp_path: Path) -> No
         assert "call it .pdf" in rows["g.txt"].error
         letters = [letter async for page in stores.service.bed.ledger.dead_letters.pages() for letter in page]
         assert letters == []
+
+
+async def test_files_at_which_workers_die_again_and_again_have_failed_and_the_store_goes_on(
+    tmp_path: Path,
+) -> None:
+    """Their owner is told, instead of waiting for ever; deaths between which the store got on do not count."""
+    async with opened(tmp_path) as stores:
+        ledger = stores.service.bed.ledger
+        await stores.attach("one", "two")
+        for _ in range(DEATHS_MOST - 1):
+            await note_death(ledger, stores.store.id)
+        assert await stores.work()
+        assert await stores.statuses() == ["completed"] * 2
+        await stores.attach("three")
+        for _ in range(DEATHS_MOST):
+            assert await stores.statuses() == ["completed", "completed", "in_progress"]
+            await note_death(ledger, stores.store.id)
+        failed = (await stores.rows())[2]
+        assert (failed.status, failed.code) == ("failed", "server_error")
+        assert failed.error == (
+            f"{DEATHS_MOST} workers of the server died while they indexed this file and others: attach it again."
+        )
+        await stores.attach("four")
+        assert await stores.work()
+        assert await stores.statuses() == ["completed", "completed", "failed", "completed"]

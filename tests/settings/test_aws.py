@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from pathlib import Path
 
 import pytest
 
@@ -10,11 +11,11 @@ from flowbed import settings
 from flowbed.errors import Misconfigured
 from flowbed.settings import aws as variables
 from flowbed.settings import read_settings
+from flowbed.settings.environment import MOUNT, STORAGE_MODE
 from flowbed.wiring import process
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+DOCS = Path(__file__).parents[2] / "docs"
+AWS_PAGE, CHROMA_PAGE = DOCS / "aws.md", DOCS / "chroma.md"
 STREAM = "2026/11/30/[$LATEST]4f1e"
 
 
@@ -23,7 +24,8 @@ def function(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Run as a Lambda function without settings."""
     monkeypatch.setenv(variables.FUNCTION, "flowbed")
     monkeypatch.setenv(variables.SANDBOX, STREAM)
-    for name in (*variables.BUCKETS, variables.TABLE, variables.CHROMA_URL, variables.CHROMA_HOST):
+    named = (variables.TABLE, variables.CHROMA_URL, variables.CHROMA_HOST, STORAGE_MODE)
+    for name in (*variables.BUCKETS, *named):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -64,6 +66,16 @@ def test_several_buckets_are_refused_by_name(function: pytest.MonkeyPatch, tmp_p
         read_settings(tmp_path)
 
 
+def test_bucket_as_a_name_and_as_an_address_is_the_same(function: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The table may be an address too."""
+    function.setenv("S3_BUCKET", "batches")
+    function.setenv("S3_BUCKET_NAME", "s3://batches")
+    function.setenv("CHROMADB_BUCKET", "s3://batches/")
+    function.setenv(variables.TABLE, "dynamodb://receipts?region=eu-west-1")
+    found = read_settings(tmp_path)
+    assert (found.store, found.ledger) == ("s3://batches", "dynamodb://receipts?region=eu-west-1")
+
+
 @pytest.mark.parametrize(
     ("said", "url"),
     [
@@ -71,6 +83,7 @@ def test_several_buckets_are_refused_by_name(function: pytest.MonkeyPatch, tmp_p
         ({variables.CHROMA_URL: "chroma:8001"}, "http://chroma:8001"),
         ({variables.CHROMA_HOST: "chroma"}, "http://chroma:8000"),
         ({variables.CHROMA_HOST: "chroma", variables.CHROMA_PORT: "9000"}, "http://chroma:9000"),
+        ({variables.CHROMA_HOST: "https://chroma/", variables.CHROMA_PORT: "443"}, "https://chroma:443"),
     ],
 )
 def test_chroma_server_of_a_function_is_published_to(
@@ -86,10 +99,27 @@ def test_chroma_server_of_a_function_is_published_to(
     assert set(read_settings(tmp_path).publish) == {"own"}
 
 
-def test_port_of_a_chroma_server_that_is_none_is_named(function: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_storage_mode_of_a_function_publishes_snapshots_of_every_collection(
+    function: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A deployment whose readers have the variable gets what they read; settings of its own come first."""
+    function.setenv("CHROMADB_STORAGE_MODE", "auto")
+    (found,) = read_settings(tmp_path).publish.values()
+    assert (found.kind, found.every, found.collections) == ("chroma", "commit", ["*"])
+    (tmp_path / "flowbed.toml").write_text('[publish.lines]\nkind = "chroma"\nevery = "1h"\n')
+    assert list(read_settings(tmp_path).publish) == ["lines"]
+    function.delenv(variables.FUNCTION)
+    (tmp_path / "flowbed.toml").unlink()
+    assert read_settings(tmp_path).publish == {}
+
+
+@pytest.mark.parametrize("port", ["http", "0", "70000", "٨٠"])
+def test_port_of_a_chroma_server_that_is_none_is_named(
+    function: pytest.MonkeyPatch, tmp_path: Path, port: str
+) -> None:
     function.setenv(variables.CHROMA_HOST, "chroma")
-    function.setenv(variables.CHROMA_PORT, "http")
-    with pytest.raises(Misconfigured, match="CHROMADB_PORT is 'http'; it has to be a port"):
+    function.setenv(variables.CHROMA_PORT, port)
+    with pytest.raises(Misconfigured, match=f"CHROMADB_PORT is '{port}'; it has to be a port"):
         read_settings(tmp_path)
 
 
@@ -136,3 +166,18 @@ def test_worker_of_another_sandbox_is_never_known_to_be_dead(function: pytest.Mo
     assert process.dead(mine.replace(mine.rsplit("/", 3)[1], "99999999"))
     function.setenv(variables.SANDBOX, "2026/11/30/[$LATEST]other")
     assert not process.dead(mine.replace(mine.rsplit("/", 3)[1], "99999999"))
+
+
+def test_every_variable_of_existing_deployments_is_documented() -> None:
+    """And the page names no variable that nobody reads."""
+    table = AWS_PAGE.read_text().partition("| variable | what it sets |")[2].partition("\n\n")[0]
+    named = set(
+        re.findall(r"`([A-Z][A-Z_0-9]{5,})`", "".join(row.split("|")[1] for row in table.splitlines()[2:]))
+    )
+    commits = {
+        f"{name}" for name in re.findall(r"^\| `([A-Z_]+)` \| `commit", CHROMA_PAGE.read_text(), re.MULTILINE)
+    }
+    chroma = {variables.CHROMA_URL, variables.CHROMA_HOST, variables.CHROMA_PORT, STORAGE_MODE, MOUNT}
+    keys = {"OPENAI_API_KEY", "VOYAGE_API_KEY", "GOOGLE_PLACES_API_KEY"}
+    assert keys - {"GOOGLE_PLACES_API_KEY"} <= set(variables.KEYS)
+    assert named == {*variables.BUCKETS, variables.TABLE, variables.QUEUE, *commits, *chroma, *keys}

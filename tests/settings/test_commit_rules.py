@@ -66,6 +66,7 @@ def test_variables_apply_where_the_table_says_nothing(
         ("CHUNK_SIZE", "65", "from 1 to 64"),
         ("DELETE_PROCESSED_DELTAS", "perhaps", "DELETE_PROCESSED_DELTAS is 'perhaps'"),
         ("LOCK_DURATION_MINUTES", "-1", "would expire after one lost renewal"),
+        ("LOCK_DURATION_MINUTES", "inf", "LOCK_DURATION_MINUTES is 'inf'"),
         ("HEARTBEAT_INTERVAL_SECONDS", "31", "would expire after one lost renewal"),
     ],
 )

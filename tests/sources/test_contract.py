@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowbed.sources import open_source
+from flowbed.errors import Misconfigured
+from flowbed.sources import Local, open_source
 from flowbed.sources.backlog import open_backlog
 from flowbed.sources.discord.messages import first_id
 from flowbed.sources.gitlab import open_gitlab
@@ -293,3 +294,11 @@ class TestBacklog(SourceContract):
 
 # It is only the base class of those above.
 del LinesContract
+
+
+@pytest.mark.parametrize("kind", ["backlog", "discord", "files", "gitlab", "jsonl", "receipts", "slack"])
+def test_local_source_whose_place_is_missing_says_so_before_a_fetch(kind: str, tmp_path: Path) -> None:
+    opened = open_source(kind, "gone.json", folder=tmp_path, options={}, clock=later)
+    assert isinstance(opened, Local)
+    with pytest.raises(Misconfigured, match=r"gone\.json does not exist"):
+        opened.require_place()

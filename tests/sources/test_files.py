@@ -54,6 +54,49 @@ def tree(folder: Path, *names: str) -> None:
         (folder / name).write_text(f"in {name}")
 
 
+async def test_unlisted_names_what_leaves_a_file_out(tmp_path: Path) -> None:
+    """It agrees with the listing on every file, and looks at no other folder."""
+    tree(
+        tmp_path, "a.txt", "b/c.md", "b/d.txt", "e/f.txt", "node_modules/g.txt", "secret/h.txt", "z/.i/j.txt"
+    )
+    (tmp_path / ".flowbedignore").write_text("secret\n")
+    (tmp_path / "bad.txt").write_bytes(b"text \xff")
+    (tmp_path / "deep.txt").write_bytes(b"x" * 100_000 + b"\xff")
+    (tmp_path / "cut.pdf").write_bytes(b"%PDF-1.4 broken")
+    (tmp_path / "link").symlink_to("b")
+    (tmp_path / "out.txt").symlink_to("/etc/hostname")
+    options = {"include": ["*.txt", "*.pdf", "link"], "exclude": ["e"]}
+    files = open_files(".", folder=tmp_path, options=options, clock=later)
+    told = {
+        "a.txt": "",
+        "b/d.txt": "",
+        "b/c.md": "it fits no pattern of `include` (*.txt, *.pdf, link)",
+        "e/f.txt": "`exclude` leaves it out: e",
+        "secret/h.txt": ".flowbedignore leaves it out",
+        "node_modules/g.txt": "node_modules is never read",
+        "z/.i/j.txt": "hidden files are never read",
+        "bad.txt": "not UTF-8 (byte 0xff at 5); convert it to UTF-8, e.g. with iconv",
+        "deep.txt": "not UTF-8 (byte 0xff at 100000); convert it to UTF-8, e.g. with iconv",
+        "out.txt": "a link that leads out of the folder",
+        "link": "a link to a folder, which is not followed",
+        "link/d.txt": None,
+        "b": None,
+        "b/": None,
+        "": None,
+        "b/../a.txt": None,
+        "../a.txt": None,
+        "/etc/hostname": None,
+        "A.txt": None,
+        "nul\0": None,
+    }
+    assert {name: files.unlisted(name) for name in told} == told
+    assert "damaged" in (files.unlisted("cut.pdf") or "")
+    single = open_files("b/c.md", folder=tmp_path, options={}, clock=later)
+    assert (single.unlisted("c.md"), single.unlisted("d.txt")) == ("", None)
+    with pytest.raises(Misconfigured, match="does not exist"):
+        open_files("gone", folder=tmp_path, options={}, clock=later).unlisted("a.txt")
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a.py", "a.csv"])
 @pytest.mark.parametrize("order", ["le", "be"])
 async def test_fetch_utf_16_with_a_byte_order_mark_is_read(order: str, name: str, tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.sources.test_gitlab import Follower
+from tests.sources.gitlab.test_gitlab import Follower
 
 from flowbed.errors import Misconfigured
 from flowbed.records.issues import KIND, Issue
-from flowbed.sources.gitlab.project import OVERLAP
+from flowbed.sources.gitlab.issues import OVERLAP
 from flowbed.sources.gitlab.rendering import Rendering, document, identity
 from flowbed.testing.simulators import running
 from flowbed.testing.simulators.sources.gitlab import GitLab
@@ -39,7 +39,8 @@ CHANGES = (
 )  # fmt: skip
 CHANGE = st.tuples(st.sampled_from(CHANGES), st.integers(0, ISSUES))
 FAULT = st.tuples(
-    st.sampled_from(["lose", "storm", "cut", "kill", "kill", "kill", "reset", "reset"]), st.integers(0, 5)
+    st.sampled_from(["lose", "storm", "cut", "kill", "kill", "kill", "reset", "reset", "restart"]),
+    st.integers(0, 5),
 )
 WAIT = st.sampled_from([0, 1, 20, 61, 400, 4_000])
 FETCH = st.sampled_from(["fetch", "fetch", "sweep"])
@@ -168,8 +169,11 @@ async def _live(world: World, follower: Follower, each: Round) -> None:
         gitlab.advance(seconds)
         world.change(name, number)
     faults = dict(each.faults)
-    if "reset" in faults:
+    if {"reset", "restart"} & faults.keys():
         follower.cursor = ""  # everything has to be chunked again
+    if "restart" in faults and follower.folder is not None:
+        for file in follower.folder.rglob("*.db*"):
+            file.unlink()
     gitlab.storm, gitlab.cut = faults.get("storm", 0) % 5, faults.get("cut", 0) % 3
     gitlab.visible = "lose" not in faults
     before = world.changed
@@ -312,6 +316,12 @@ STORED = {
     "rows that move while they are listed pull none away": [
         Round([(("import", 0), 400), (("import", 0), 400), (("bulk", 0), 400)], meanwhile=[(n, ("edit", 0))])
         for n in range(2, 6)
+    ],
+    "one of many issues of one time that moves away pulls none over the end of a page": [
+        Round([(("post", 0), 0)]),
+        Round([(("delete_newest", 0), 0), (("import", 0), 0), (("note", 2), 0)]),
+        Round([(("bulk", 0), 0)]),
+        Round([(("bulk", 0), 0), (("wait", 0), 0)], meanwhile=[(8, ("edit_note", 0))]),
     ],
     "notes that move while they are listed pull none away": [
         each

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+from tests.support.aws.receipts_table import create_table, items_of
 from tests.support.projects import receipt
-from tests.support.receipts_table import create_table, items_of
 
 from flowbed.errors import Misconfigured
 from flowbed.sources import open_source
@@ -146,6 +146,23 @@ async def test_table_leaves_noise_out_and_names_what_it_cannot_read(table: Table
     assert texts == {"TOTAL 7.80": ["TOTAL", "7.80"], "CASH 10.00": ["CASH"]}
     (problem,) = [each for page in fetched for each in page.problems]
     assert (problem.document, problem.reason) == (bad, "IMAGE#image-2 RECEIPT#00001#LINE#00001 has no text")
+
+
+async def test_table_with_bytes_in_a_box_gives_every_receipt(table: Table) -> None:
+    """JSON has no bytes: one such item kept all receipts from being fetched."""
+    documents = [table.put(receipt(number, ["TOTAL"])) for number in (1, 2)]
+    table.client.update_item(
+        TableName="receipts",
+        Key={"PK": {"S": "IMAGE#image-1"}, "SK": {"S": "RECEIPT#00001#LINE#00001"}},
+        UpdateExpression="SET bounding_box = :box",
+        ExpressionAttributeValues={
+            ":box": {"M": {"x": {"N": "0"}, "mask": {"B": b"\xff"}, "all": {"BS": [b"a"]}}}
+        },
+    )
+    fetched = entries(await pages(opened(FixedClock())))
+    assert [each.document for each in fetched] == documents
+    (line,) = json.loads(fetched[0].read().text)["lines"]
+    assert line["bounding_box"] == {"x": 0, "mask": "/w==", "all": ["YQ=="]}
 
 
 async def test_table_that_is_empty_or_absent_says_so(table: Table) -> None:

@@ -73,6 +73,13 @@ def test_open_store_unknown_scheme_is_refused(tmp_path: Path, url: str) -> None:
         open_store(url, folder=tmp_path)
 
 
+@pytest.mark.parametrize("url", ["s3:bucket", "file:/folder", "memory:"])
+def test_open_store_address_without_slashes_is_no_folder(tmp_path: Path, url: str) -> None:
+    with pytest.raises(Misconfigured, match="lacks the slashes"):
+        open_store(url, folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_replace_concurrent_processes_lose_nothing(tmp_path: Path) -> None:
     """3 processes that increment one number by replacing it lose no step."""
     asyncio.run(open_store("store", folder=tmp_path).create("counter", b"0 by nobody"))

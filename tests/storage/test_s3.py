@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import threading
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
-from tests.support.s3 import REGION, S3Server, variables
+from tests.support.servers.s3 import REGION, S3Server, variables
 
 from flowbed import telemetry
 from flowbed.errors import Conflict, Error, Misconfigured, NotFound, Transient
 from flowbed.index.active_space import begin_space
 from flowbed.index.datasets import Datasets
 from flowbed.records import Space
-from flowbed.storage import Store, open_store
+from flowbed.storage import Store, open_store, s3
 from flowbed.testing.s3proxy import (
     ACCESS_DENIED,
     CONFLICT,
@@ -61,10 +62,13 @@ def open_s3(endpoint: str, folder: Path, *, bucket: str = "bucket") -> Store:
 
 
 class TestS3(StoreContract):
-    """A store in a bucket fulfils the contract."""
+    """A store in a bucket fulfils the contract, here with smaller pages."""
+
+    more_than_a_page = 50
 
     @pytest.fixture(autouse=True)
-    def _server(self, s3_server: S3Server) -> None:
+    def _server(self, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(s3, "PAGE", 20)
         self.endpoint = s3_server.url
 
     def open_store(self, folder: Path) -> Store:
@@ -75,17 +79,35 @@ class TestFaultyS3(TestS3):
     """So it does if requests are late, reordered, refused, cut off, or applied but answered with an error."""
 
     @pytest.fixture(autouse=True)
-    def _server(self, s3_server: S3Server) -> Iterator[None]:
-        with S3Proxy(s3_server.url, FAULTS, seed=3) as proxy:
-            self.endpoint = proxy.url
-            yield
+    def _server(self, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(s3, "PAGE", 20)
+        proxy.seed(3)
+        proxy.order(*FAULTS)
+        self.endpoint = proxy.url
+
+
+@pytest.mark.long
+async def test_list_more_objects_than_a_page_of_s3_is_complete(s3_server: S3Server, tmp_path: Path) -> None:
+    """The server itself cuts the first page short."""
+    store = open_s3(s3_server.url, tmp_path)
+    names = [f"folder/{number:05d}" for number in range(s3.PAGE + 100)]
+    for start in range(0, len(names), 100):
+        await asyncio.gather(*(store.put(name, b"") for name in names[start : start + 100]))
+    assert await keys(store, "folder") == names
+
+
+@pytest.fixture(scope="module")
+def running_proxy(s3_server: S3Server) -> Iterator[S3Proxy]:
+    """A proxy to the server."""
+    with S3Proxy(s3_server.url) as proxy:
+        yield proxy
 
 
 @pytest.fixture
-def proxy(s3_server: S3Server) -> Iterator[S3Proxy]:
+def proxy(running_proxy: S3Proxy) -> S3Proxy:
     """A proxy to the server, without faults yet."""
-    with S3Proxy(s3_server.url) as proxy:
-        yield proxy
+    running_proxy.reset()
+    return running_proxy
 
 
 @pytest.fixture
@@ -160,13 +182,16 @@ async def test_replace_unknown_outcome_is_transient(
     """If a replacement may have been applied before another one, it is Transient: the outcome is unknown."""
     other = open_s3(s3_server.url, tmp_path)
     etag = await tried.create("k", b"first")
+    overwritten = threading.Event()
     proxy.order(
-        S3Fault(method="PUT", key="*/k", after=after), S3Fault(method="GET", key="*/k", calls=[1], delay=1.0)
+        S3Fault(method="PUT", key="*/k", after=after),
+        S3Fault(method="GET", key="*/k", calls=[1], until=overwritten),
     )
     replacing = asyncio.create_task(tried.replace("k", b"mine", etag=etag))
     while (present := await other.get("k")).body != b"mine":
         pass
     await other.replace("k", b"other", etag=present.etag)
+    overwritten.set()
     with pytest.raises(Transient, match="unknown whether"):
         await replacing
     assert (await tried.get("k")).body == b"other"
@@ -469,7 +494,7 @@ async def test_store_server_that_went_away_is_retried(tmp_path: Path, s3_server:
     )
     try:
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(1):
                 await store.get("a")
     finally:
         stop()

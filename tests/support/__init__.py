@@ -1,1 +1,1 @@
-"""What tests of several folders share: servers, processes that are killed, interleaved actors, known worlds."""
+"""What tests of several folders share: projects, documents, known worlds; servers, processes and AWS in folders."""

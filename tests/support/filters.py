@@ -26,6 +26,7 @@ class Rows:
         written = [canonical(metadata).decode() for metadata, _ in listed]
         table = pa.table(
             {
+                "id": pa.array([_id(at) for at in range(len(listed))]),
                 "at": pa.array(range(len(listed)), pa.int64()),
                 "document": pa.array([document for _, document in listed]),
                 "metadata": pa.ExtensionArray.from_storage(METADATA, pa.array(written)),
@@ -46,4 +47,10 @@ class Rows:
     def expected(self, where: Any) -> list[int]:
         """Ask plain Python which rows a filter fits."""
         test = fits(where)
-        return [at for at, (metadata, document) in enumerate(self.listed) if test(metadata, document)]
+        return [
+            at for at, (metadata, document) in enumerate(self.listed) if test(metadata, document, _id(at))
+        ]
+
+
+def _id(at: int) -> str:
+    return f"row {at}'s"

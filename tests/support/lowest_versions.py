@@ -13,6 +13,7 @@ EXTRAS = (
     "chroma",
     "code",
     "documents",
+    "faiss",
     "mcp",
     "multilingual",
     "otel",

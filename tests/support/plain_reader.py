@@ -1,7 +1,7 @@
 """A reader of Chroma directories that knows nothing of Flowbed: `python -m tests.support.plain_reader DIRECTORY NAME`.
 
 It is a process, since a damaged directory would end the test's. It prints what the collection holds as JSON, with the
-nearest rows of the first ones.
+rows that a search for the vectors of some of them finds.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import chromadb
 
+ASKED = 500  # searches, or a few more
 PAGE = 5_000  # rows: Chroma fails on the metadata of more than 32,766 at once
 
 
@@ -28,13 +29,17 @@ def read(directory: str, name: str) -> dict[str, Any]:
             break
         for key, values in held.items():
             values.extend(page[key])
+    step = max(1, len(held["ids"]) // ASKED)
     near = (
-        collection.query(query_embeddings=held["embeddings"][:20], n_results=min(10, count))["ids"]
+        collection.query(query_embeddings=held["embeddings"][::step], n_results=min(10, count), include=[])[
+            "ids"
+        ]
         if held["ids"]
         else []
     )
+    asked = held["ids"][::step]
     vectors = [list(map(float, each)) for each in held.pop("embeddings")]
-    return {**held, "vectors": vectors, "near": near, "count": count}
+    return {**held, "vectors": vectors, "asked": asked, "near": near, "count": count}
 
 
 if __name__ == "__main__":

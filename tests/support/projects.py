@@ -117,6 +117,8 @@ def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowbed.lanes.batch.wait.POLL_MAX", 0.1)
     for module in ("retries", "batch.lifecycle"):
         monkeypatch.setattr(f"flowbed.lanes.{module}.WAIT_FIRST", 0.02)
+        monkeypatch.setattr(f"flowbed.lanes.{module}.WAIT_JITTER", 0.02)
+    monkeypatch.setattr("flowbed.events.intake.RETRIES", (0.0, 0.0))
 
 
 def receipt(number: int, lines: Sequence[str], **fields: Any) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tests.support.preloaded import PLAIN, run_preloaded
-from tests.support.processes import start
-from tests.support.s3 import REGION
+from tests.support.processes.preloaded import PLAIN, run_preloaded
+from tests.support.processes.running import start
+from tests.support.servers.s3 import REGION
 
 from flowbed.index.active_space import require_collection
 from flowbed.index.datasets import Datasets
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from tests.support.processes import Forked
+    from tests.support.processes.running import Forked
 
     from flowbed.storage import Store
 

@@ -9,15 +9,16 @@ import pytest
 from flowbed.testing.engines import EngineContract
 from flowbed.wiring.process import now
 from flowbed.workers import VERSION
-from flowbed.workers.engines.durable import DurableEngine, open_durable
+from flowbed.workers.engines.durable.opening import open_durable
 from flowbed.workers.engines.local import open_local
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tests.support.postgres import PostgresServer
+    from tests.support.servers.postgres import PostgresServer
 
     from flowbed.workers import CarryOut, Engine, Limits
+    from flowbed.workers.engines.durable.engine import DurableEngine
 
 
 class TestLocal(EngineContract):

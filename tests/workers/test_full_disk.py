@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.support.counting import CountingProcess
-from tests.support.postgres import PostgresServer
+from tests.support.servers.postgres import PostgresServer
 from tests.workers.test_worker_processes import TEXTS, Fleet, until
 
 from flowbed.bed import aopen

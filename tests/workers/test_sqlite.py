@@ -9,7 +9,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.support.processes import start
+from tests.support.processes.running import start
 
 from flowbed.bed import aopen
 from flowbed.errors import Misconfigured

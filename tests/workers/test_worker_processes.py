@@ -10,24 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.support.counting import CountingProcess
-from tests.support.processes import start
+from tests.support.processes.running import start
 
 from flowbed.bed import aopen
 from flowbed.cli.app import run
 from flowbed.ledger.workers import HoldsWorkers, Workers
 from flowbed.records import Status
 from flowbed.testing.index import contents_of
+from flowbed.workers.membership import DEATHS_MOST
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from tests.support.postgres import PostgresServer
-    from tests.support.processes import Forked
+    from tests.support.processes.running import Forked
+    from tests.support.servers.postgres import PostgresServer
 
     from flowbed.bed import Flowbed
 
-PATIENCE = 60.0  # s
+PATIENCE = 120.0  # s: other processes may need the cores
 SOURCES, TEXTS = 6, 60
 IN_FLIGHT, CONCURRENCY = 5, 2  # texts of a request, and requests at once
 SETTINGS = """\
@@ -59,6 +60,7 @@ class Fleet:
         self.variables = {"FLOWBED_LEDGER": url}
         self.started: list[Forked] = []
         self.count = 0
+        self.settings = SETTINGS
         self.bed: Flowbed
         folder.mkdir()
         self.name_sources(SOURCES)
@@ -72,7 +74,7 @@ class Fleet:
         sources = [
             f'[sources.s{each}]\nkind = "jsonl"\nlocation = "s{each}.jsonl"\n' for each in range(number)
         ]
-        (self.folder / "flowbed.toml").write_text("".join([SETTINGS, options, *sources]))
+        (self.folder / "flowbed.toml").write_text("".join([self.settings, options, *sources]))
 
     @property
     def rows(self) -> Workers:
@@ -166,12 +168,16 @@ async def test_workers_postgres_restarted_wait_and_say_so_once(
     fleet: Fleet, postgres: PostgresServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nobody is taken for dead, and no text is sent twice; then the commands list, pause and drain."""
+    # Nobody dies here: a worker that gets no processor for a second must not be taken for dead.
+    fleet.settings = SETTINGS.replace("dead_seconds = 1", "dead_seconds = 60")
+    fleet.name_sources(SOURCES)
     first, second = fleet.start(), fleet.start()
     await until(lambda: len(fleet.provider.report().texts) > TEXTS)
     postgres.stop()
-    await asyncio.sleep(2)
+    await until(lambda: all("waiting for the ledger" in fleet.log(number) for number in range(2)))
     postgres.start()
     await until(fleet.done)
+    await until(lambda: all("the ledger is back" in fleet.log(number) for number in range(2)))
     report = fleet.provider.report()
     assert set(report.texts.values()) == {1}
     for number in range(2):
@@ -191,6 +197,7 @@ async def test_workers_postgres_restarted_wait_and_say_so_once(
     assert {each["state"] for each in shown["workers"]} == {"running"}
     assert shown["queues"]["embed"] == {"waiting": 0, "oldest_seconds": 0, "paused": True}
     assert (await called("resume", "embed"))["paused"] is False
+    assert await called("scale", "3", "--host", "elsewhere") == {"host": "elsewhere", "processes": 3}
     leaving = next(each["id"] for each in shown["workers"] if each["pid"] == first.process.pid)
     await called("drain", leaving)
     fleet.started.remove(first)
@@ -200,9 +207,9 @@ async def test_workers_postgres_restarted_wait_and_say_so_once(
 
 @pytest.mark.long
 async def test_worker_task_that_kills_workers_is_given_up_and_retried_by_command(fleet: Fleet) -> None:
-    """The other tasks are done; the one is a dead letter after three workers, and its texts are sent once."""
+    """The other tasks are done; the one is a dead letter after five workers, and its texts are sent once."""
     fleet.name_sources(1)
-    for _ in range(3):
+    for _ in range(DEATHS_MOST):
         killed = fleet.start(point="request.sent:1")
         fleet.started.remove(killed)
         assert (await killed.ended()).returncode == -signal.SIGKILL
@@ -220,7 +227,7 @@ async def test_worker_task_that_kills_workers_is_given_up_and_retried_by_command
     await fleet.bed.retry_dead_letters(task)
     await until(fleet.done)
     assert await letters() == []
-    fleet.assert_each_text_was_sent_once(kills=3)
+    fleet.assert_each_text_was_sent_once(kills=DEATHS_MOST)
 
 
 @pytest.mark.long

@@ -18,7 +18,7 @@ from flowbed.testing.engines import PATIENCE, QUEUES, Recorder, task, until
 from flowbed.wiring.process import now
 from flowbed.workers import VERSION, State
 from flowbed.workers import worker as worker_module
-from flowbed.workers.engines.durable import DurableEngine, open_durable
+from flowbed.workers.engines.durable.opening import open_durable
 from flowbed.workers.engines.local import open_local
 from flowbed.workers.membership import DEATHS_MOST, Care, Membership, Timing
 from flowbed.workers.outage import Outage
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flowbed.ledger import Ledger
     from flowbed.records.tasks import Task
     from flowbed.workers import CarryOut, Engine
+    from flowbed.workers.engines.durable.engine import DurableEngine
 
 QUICK = Timing(beat=0.05, dead=0.4, sweep=0.05, audit=0.2, grace=1)
 DEAD = "another-host/7/1.00/dead"
@@ -172,7 +173,12 @@ class Others:
         async def relieve(name: str) -> None:
             self.relieved.append(name)
 
-        care = Care(dead=lambda _: False, relieve=relieve, letters=self.letters)  # type: ignore[arg-type]
+        care = Care(
+            dead=lambda _: False,
+            relieve=relieve,
+            letters=self.letters,  # type: ignore[arg-type]
+            counting=frozenset({"counts"}),
+        )
         given: dict[str, Any] = {
             "rows": self.rows,
             "care": care,
@@ -208,7 +214,10 @@ async def test_membership_reaps_only_after_its_own_beats_had_no_gap(ledger: Ledg
     for _ in range(3):
         await beat(0.15)
     assert others.relieved == []
-    await beat(0.3)  # a gap: it counts from here
+    others.seconds += 0.3  # a gap
+    await member.look()  # before the beat that finds it
+    assert others.relieved == []
+    await beat(0)  # it counts from here
     for _ in range(3):
         await beat(0.15)
     assert others.relieved == []
@@ -265,11 +274,12 @@ async def test_membership_dead_workers_tasks_are_resumed_but_what_kills_too_many
     recorder = Recorder()
     recorder.gate.clear()
     async with durable(tmp_path, DEAD, recorder, abandon=True) as engine:
-        await engine.enqueue([task("kills"), task("fine")])
-        await until(lambda: len(recorder.begun) == 2)
+        counted = replace(task("counted"), workflow="counts")
+        await engine.enqueue([task("kills"), task("fine"), counted])
+        await until(lambda: len(recorder.begun) == 3)
     await rows.beat(WorkerRow(id=DEAD, host="another-host", pid=7, version=VERSION))
     for _ in range(DEATHS_MOST - 1):
-        await rows.add(DEATHS, ["work(kills)"])
+        await rows.add(DEATHS, ["work(kills)", "counts(counted)"])
     after = Recorder()
     async with durable(tmp_path, "here/1/1.00/w", after) as engine:
         others = Others(rows, engine)
@@ -279,14 +289,60 @@ async def test_membership_dead_workers_tasks_are_resumed_but_what_kills_too_many
             others.seconds += 0.19
             await member.beat()
             await member.look()
-        await until(lambda: after.ended)
+        await until(lambda: len(after.ended) == 2)
         assert others.letters.subjects == ["work(kills)"]
         assert others.relieved == [DEAD]
         await member.beat()
-        assert member.deaths == {"work(kills)": DEATHS_MOST, "work(fine)": 1}
-        await member.survived(task("fine"))
-        assert await rows.marks(DEATHS) == [{"work(kills)": DEATHS_MOST}]
-    assert after.begun == ["fine"]
+        assert member.deaths["work(fine)"] == 1
+        member.survived(task("fine"))
+        await member.beat()
+        left = {"work(kills)": DEATHS_MOST, "counts(counted)": DEATHS_MOST - 1}
+        assert await rows.marks(DEATHS) == [left]
+    assert sorted(after.begun) == ["counted", "fine"]
+
+
+async def test_membership_success_is_counted_whenever_the_others_died(ledger: Ledger) -> None:
+    """A task that is killed now and then, and succeeds in between, is never given up."""
+    rows = rows_of(ledger)
+    engine = await open_local("here", QUEUES, Recorder(), clock=now)
+    member = Others(rows, engine).membership()
+    for _ in range(DEATHS_MOST + 1):
+        await member.beat()
+        assert (await rows.add(DEATHS, ["work(fine)"]))["work(fine)"] == 1
+        member.survived(task("fine"))
+        await member.beat()
+        assert await rows.marks(DEATHS) == [{}]
+    await engine.drain(0)
+
+
+async def test_membership_living_worker_taken_for_dead_takes_its_deaths_back(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = rows_of(ledger)
+    engine = await open_local("here", QUEUES, Recorder(), clock=now)
+    member = Others(rows, engine).membership(running={"work(long)": task("long")})
+    for _ in range(2):
+        await member.beat()
+        await member.look()
+    await rows.add(DEATHS, ["work(long)", "work(other)"])  # as another worker does
+    await rows.remove("here/1/1.00/w")
+    await member.beat()
+    await member.look()
+    assert await rows.marks(DEATHS) == [{"work(other)": 1}]
+    assert caplog.text.count("this worker was taken for dead") == 1
+    await engine.drain(0)
+
+
+async def test_worker_task_that_runs_already_is_not_begun_again(ledger: Ledger) -> None:
+    """An engine may deliver it twice after the worker was taken for dead."""
+    recorder = Recorder()
+    recorder.gate.clear()
+    async with worker(Pile(recorder, ["a"]), ledger) as working:
+        await until(lambda: recorder.begun)
+        await working._carry_out(task("a"))
+        recorder.gate.set()
+        await until(lambda: recorder.ended)
+    assert recorder.begun == ["a"]
 
 
 async def test_membership_tasks_of_an_older_version_are_handed_over(ledger: Ledger, tmp_path: Path) -> None:

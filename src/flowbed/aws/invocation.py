@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from flowbed.bed import Flowbed
+    from flowbed.ledger import DeadLetters
 
     Work = Callable[[Any, "Invocation"], Awaitable[Any]]
     Handler = Callable[[Any, Any], Any]
@@ -49,6 +50,18 @@ class Invocation:
             folder = await asyncio.to_thread(settings.function_folder)
             self._bed = await self._opened.enter_async_context(aopen(folder))
         return self._bed
+
+    async def dead_letters(self) -> DeadLetters:
+        """Return the dead letters of the project, without opening its store: a role may allow no more.
+
+        Raises:
+            Misconfigured: its settings, or the variables of the function, cannot be used.
+        """
+        from flowbed.wiring.opening import open_project
+
+        opened, _ = await open_project(await asyncio.to_thread(settings.function_folder))
+        self._opened.push_async_callback(opened.ledger.close)
+        return opened.ledger.dead_letters
 
     def now(self) -> int:
         """Return the time in microseconds since 1970."""

@@ -7,6 +7,7 @@ embedding the batch file and the run, and the line of the commit the run.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sys
 import time
@@ -157,5 +158,9 @@ def _now() -> float:
 
 
 def _print(line: Mapping[str, Any]) -> None:
-    sys.stdout.write(orjson.dumps(line, default=str).decode("utf-8", "replace") + "\n")
+    try:
+        written = orjson.dumps(line, default=str).decode()
+    except TypeError:  # half a character, or a number of more than 64 bits, which JSON itself allows
+        written = json.dumps(line, default=str)
+    sys.stdout.write(written + "\n")
     sys.stdout.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flowbed.aws.existing.tables import record_runs, record_submission
 from flowbed.aws.fields import fields, text
 from flowbed.aws.messages import RunMessage, run_entity
 from flowbed.errors import Misconfigured, NotFound, Transient
@@ -42,6 +43,8 @@ async def poll_submission(event: Any, call: Invocation, kind: str) -> dict[str, 
     call.lines.count(
         Embedded=answer["embedding_count"], Ended=bool(row.ended), Failures=len(polled.tally.failures)
     )
+    await record_runs(bed, call)
+    await record_submission(bed, call, row)
     if runs and not said.get("skip_sqs_notification", False):
         await _announce(runs, call)
     return answer

@@ -43,7 +43,7 @@ def place_of(key: Any) -> Place:
         return Place()
     try:
         return Place(int(key["timestamp"]), str(key["batch"]), str(key["document"]))
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise Rejected(
             f"last_evaluated_key has to be what find_receipts_realtime returned, not {shown(key)}",
             param="last_evaluated_key",
@@ -61,7 +61,7 @@ def statuses_of(event: Mapping[str, Any]) -> Collection[Status]:
         return WAITING
     if value is False:
         return frozenset(Status)
-    if value not in set(Status):
+    if value not in tuple(Status):  # which takes values of any kind
         raise Rejected(
             f"filter_by_embedding_status has to be one of {', '.join(Status)}, not {shown(value)}",
             param="filter_by_embedding_status",

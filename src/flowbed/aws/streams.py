@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.aws.messages import RunMessage, run_entity
 from flowbed.errors import Rejected
+from flowbed.records.values import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,11 +23,11 @@ def told_runs(record: Any, *, at: int) -> list[RunMessage]:
     change = record.get("dynamodb") if isinstance(record, dict) else None
     if not isinstance(change, dict):
         raise Rejected("a record of the stream has no field dynamodb")
-    image = change.get("NewImage") or {}
-    kind = record.get("eventName")
+    image, old = (_image(change, name) for name in ("NewImage", "OldImage"))
+    kind = str(record.get("eventName"))
     if kind == "INSERT" and _value(image, "TYPE") == "COMPACTION_RUN":
         found = list(_of_existing_layout(image))
-    elif _is_new_run(kind, image, change.get("OldImage") or {}):
+    elif _is_new_run(kind, image, old):
         run, collection, key = (_required(image, name) for name in ("id", "collection", "key"))
         found = [(collection, run_entity(run, collection, key))]
     else:
@@ -35,7 +36,7 @@ def told_runs(record: Any, *, at: int) -> list[RunMessage]:
         RunMessage(
             entity=entity,
             collection=collection,
-            event_name=str(kind),
+            event_name=kind,
             record=str(change.get("SequenceNumber", "")),
             at=at,
             region=str(record.get("awsRegion", "")),
@@ -46,10 +47,13 @@ def told_runs(record: Any, *, at: int) -> list[RunMessage]:
 
 def _of_existing_layout(image: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Iterate over the collections of a COMPACTION_RUN, with what its message says."""
+    receipt = _required(image, "receipt_id")
+    if not receipt.isdecimal():
+        raise Rejected(f"a run in the stream has a receipt_id that is no number: {shown(receipt)}")
     entity = {
         "run_id": _required(image, "run_id"),
         "image_id": _required(image, "image_id"),
-        "receipt_id": int(_required(image, "receipt_id")),
+        "receipt_id": int(receipt),
     }
     prefixes = {name: _value(image, f"{name}_delta_prefix") for name in COLLECTIONS}
     for name, prefix in prefixes.items():
@@ -58,7 +62,14 @@ def _of_existing_layout(image: Mapping[str, Any]) -> Iterator[tuple[str, dict[st
             yield name, {**entity, **named, "delta_s3_prefix": prefix}
 
 
-def _is_new_run(kind: str | None, image: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+def _image(change: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    image = change.get(name) or {}
+    if not isinstance(image, dict):
+        raise Rejected(f"a record of the stream has a {name} that is no item: {shown(image)}")
+    return image
+
+
+def _is_new_run(kind: str, image: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
     """Tell whether a run of the ledger became pending: recorded, or recorded again after its commit."""
     if kind not in {"INSERT", "MODIFY"} or _value(image, "record") != "RunRow":
         return False
@@ -76,4 +87,4 @@ def _value(image: Mapping[str, Any], name: str) -> str:
 def _required(image: Mapping[str, Any], name: str) -> str:
     if value := _value(image, name):
         return value
-    raise Rejected(f"a run in the stream has no {name}: {_value(image, 'PK')} {_value(image, 'SK')}")
+    raise Rejected(f"a run in the stream has no {name}")

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from flowbed.records import Document, Scalar
     from flowbed.records.issues import Note
 
-# A note of fewer tokens, such as "+1" or "same here", says too little by itself: it joins those beside it.
-SHORT_NOTE = 60
+# A note of fewer tokens, such as "+1" or "same here", says too little by itself: it joins those beside it. With 60, 3
+# points fewer of questions found their issue among the first five (docs/benchmarks.md).
+SHORT_NOTE = 120
 # In a small window a short note has at most this part of it.
-SHORT_SHARE = 4
+SHORT_SHARE = 2
 
 # Labels, and the author of a note, each take at most this part of what is sent.
 CONTEXT_SHARE = 8

@@ -8,32 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowbed.cli import (
-    aws,
-    chroma,
-    configure,
-    dead_letters,
-    drawing,
-    jobs,
-    keys,
-    maintenance,
-    runs,
-    sources,
-    submissions,
-    workers,
-)
-from flowbed.cli.embed import embed
-from flowbed.cli.fields import fields
-from flowbed.cli.forget import forget
-from flowbed.cli.mcp import mcp
+from flowbed.cli import configure
+from flowbed.cli.hosting import aws, keys
+from flowbed.cli.hosting.mcp import mcp
+from flowbed.cli.hosting.serve import serve
+from flowbed.cli.hosting.simulate import simulate
+from flowbed.cli.index import chroma, drawing, maintenance
+from flowbed.cli.index.fields import fields
+from flowbed.cli.index.forget import forget
+from flowbed.cli.index.publish import publish, pull
+from flowbed.cli.index.search import search
 from flowbed.cli.options import with_common
-from flowbed.cli.output import flush, note, say, say_json
+from flowbed.cli.printing.output import flush, note, say, say_json
 from flowbed.cli.project import DONE, FAILURES, INTERRUPTED, USAGE
-from flowbed.cli.publish import publish, pull
-from flowbed.cli.search import search
-from flowbed.cli.serve import serve
-from flowbed.cli.simulate import simulate
-from flowbed.cli.watch import watch
+from flowbed.cli.work import dead_letters, jobs, runs, sources, submissions, workers
+from flowbed.cli.work.embed import embed
+from flowbed.cli.work.watch import watch
 from flowbed.errors import Error, Misconfigured, Rejected
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flowbed.cli.options import Common
-from flowbed.cli.output import say
+from flowbed.cli.printing.output import say
 from flowbed.cli.project import enclosing, folder_of
 from flowbed.errors import Misconfigured
 from flowbed.settings import FILE

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from flowbed import telemetry
-from flowbed.cli.output import say_json
+from flowbed.cli.printing.output import say_json
 from flowbed.cli.project import with_bed
 from flowbed.escaping import visible, visible_lines
 

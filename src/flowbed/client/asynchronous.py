@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 from flowbed.client.connection import Connection
 from flowbed.client.documents import AsyncDocuments
 from flowbed.errors import Transient
-from flowbed.server.api.job_schemas import JobEvent, JobList, JobObject
-from flowbed.server.api.schemas import FieldsResponse, SearchResponse
+from flowbed.server.api.schemas.jobs import JobEvent, JobList, JobObject
+from flowbed.server.api.schemas.search import FieldsResponse, SearchResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -120,6 +120,8 @@ class AsyncJobs:
         file_id: str | None = None,
         url: str | None = None,
         reembed: bool = False,
+        model: str | None = None,
+        into: str | None = None,
         capacity: int | None = None,
         priority: int | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -134,6 +136,8 @@ class AsyncJobs:
             file_id: a file of `/v1/files`.
             url: the address of such a file.
             reembed: embed the whole collection again.
+            model: with `reembed`, the served model to embed it with.
+            into: the new collection for the vectors of that model.
             capacity: the most tokens of a chunk.
             priority: from 0 to 100; higher is sooner, and nothing waits for ever.
             metadata: notes for yourself, which come back with the job.
@@ -150,6 +154,8 @@ class AsyncJobs:
             "file_id": file_id,
             "url": url,
             "reembed": reembed or None,
+            "model": model,
+            "into": into,
             "chunking": None if capacity is None else {"capacity": capacity},
             "priority": priority,
             "metadata": metadata,

@@ -8,13 +8,13 @@ from urllib.parse import quote
 
 from flowbed.client.connection import ACCEPTED
 from flowbed.errors import Rejected
-from flowbed.server.api.document_schemas import (
+from flowbed.server.api.schemas.documents import (
     DocumentDeleted,
     DocumentList,
     DocumentObject,
     DocumentsDeleted,
 )
-from flowbed.server.api.job_schemas import JobObject
+from flowbed.server.api.schemas.jobs import JobObject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

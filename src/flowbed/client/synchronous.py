@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
     from flowbed.client.asynchronous import AsyncJobs, Mode
     from flowbed.client.documents import AsyncDocuments
-    from flowbed.server.api.document_schemas import (
+    from flowbed.server.api.schemas.documents import (
         DocumentDeleted,
         DocumentList,
         DocumentObject,
         DocumentsDeleted,
     )
-    from flowbed.server.api.job_schemas import JobEvent, JobList, JobObject
-    from flowbed.server.api.schemas import FieldsResponse, SearchResponse
+    from flowbed.server.api.schemas.jobs import JobEvent, JobList, JobObject
+    from flowbed.server.api.schemas.search import FieldsResponse, SearchResponse
 
 Answer = TypeVar("Answer")
 
@@ -115,6 +115,8 @@ class Jobs:
         file_id: str | None = None,
         url: str | None = None,
         reembed: bool = False,
+        model: str | None = None,
+        into: str | None = None,
         capacity: int | None = None,
         priority: int | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -129,6 +131,8 @@ class Jobs:
                 file_id=file_id,
                 url=url,
                 reembed=reembed,
+                model=model,
+                into=into,
                 capacity=capacity,
                 priority=priority,
                 metadata=metadata,

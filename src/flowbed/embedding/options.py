@@ -29,8 +29,14 @@ COMMON = (
 )
 
 
+# Names the table `[providers.NAME]` where it is not the vendor's, for messages; nobody writes an option like this.
+TABLE = "[table]"
+
+
 class ModelOptions:
     """The options of one vendor, checked as they are read; an empty option counts as absent.
+
+    `table` is the name of the table of `flowbed.toml` that they are from.
 
     Raises:
         Misconfigured: an option is not among `known`.
@@ -39,8 +45,9 @@ class ModelOptions:
     def __init__(self, vendor: str, options: Mapping[str, str], known: Sequence[str]) -> None:
         """Refuse unknown options, which may be misspelt ones."""
         self.vendor = vendor
+        self.table = options.get(TABLE, vendor)
         self._options = {name: value for name, value in options.items() if value != ""}
-        unknown = sorted(set(options) - set(known))
+        unknown = sorted(set(options) - {*known, TABLE})
         if unknown:
             raise Misconfigured(
                 f"option {', '.join(unknown)} is unknown to {vendor} models; known options: {', '.join(sorted(known))}"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.wrappers.buckets import Buckets
     from flowbed.embedding.wrappers.fallback import Fallback
     from flowbed.embedding.wrappers.outages import Outages
+    from flowbed.embedding.wrappers.request_rates import RequestRates
     from flowbed.records.serving import Coalescing
 
 # Seconds that a request waits for room under a provider's rate limit before its client is told to retry: clients give
@@ -93,6 +94,15 @@ class Stack:
         from flowbed.embedding.cache.redis import VectorRedis
 
         return VectorRedis(client, ttl=REDIS_TTL)
+
+    def request_rates(self) -> RequestRates | None:
+        """Return what counts the requests of keys over all servers; None where no Redis is set."""
+        client = self._redis()
+        if client is None:
+            return None
+        from flowbed.embedding.wrappers.request_rates import RedisRates
+
+        return RedisRates(client)
 
     async def aclose(self) -> None:
         """Close the connection to Redis; their owners close models and tiers."""

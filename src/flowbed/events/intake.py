@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # {source}/chunked/.../NAME.json or NAME.json.zst; unfinished files begin with a dot, or end in .tmp.
 LAYOUT = re.compile(r"\A(?P<source>[^/]+)/chunked/(?P<name>(?:[^/]+/)*[^./][^/]*?)\.json(?:\.zst)?")
 OWN = re.compile(r"\A(?:.*/)?batch_([0-9a-f]{64})")
-# Seconds before each retry of a file that cannot be read: its writer may not have finished it.
+# Seconds before each retry of the files that cannot be read: their writers may not have finished them.
 RETRIES = (1.0, 4.0)
 # A fetch records a batch file in the ledger at once after writing it. One that is not recorded after this time (µs)
 # belongs to a fetch that was killed, and will be written again.
@@ -40,13 +40,25 @@ LETTER = "batch"
 
 
 @dataclass
+class _Unread:
+    """A file that could not be read so far, with the reasons; `message` is that of the queue that told of it."""
+
+    key: str
+    source: str
+    etag: str
+    problems: list[Problem]
+    transient: bool
+    message: str = ""
+
+
+@dataclass
 class Intake:
     """What was done with the batch files that were told of.
 
     `batches` can be embedded; `read` files of other programs were new, with so many `chunks`; `already` were
     known. `later` files belong to a
     fetch under way. `ignored` counts by reason, `failures` say what could not be taken in, and `failed` names the
-    queue's messages to send again.
+    queue's messages to send again. `unread` files are tried again once all others were.
     """
 
     batches: set[str] = field(default_factory=set)
@@ -57,6 +69,7 @@ class Intake:
     ignored: dict[str, int] = field(default_factory=dict)
     failures: list[Problem] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    unread: list[_Unread] = field(default_factory=list)
 
     def ignore(self, reason: str) -> None:
         """Count what needs no work."""
@@ -97,18 +110,21 @@ async def take_in(told: Notifications, on: IntakeContext) -> Intake:
         if not keys:
             done.ignore(_why_ignored(each, on.context.store.url))
             continue
-        before = len(done.failures), len(done.later)
+        before, unread = (len(done.failures), len(done.later)), len(done.unread)
         for key in keys:
             try:
                 if await _take_one(key, on, done):
                     break
             except Rejected as error:
-                done.failures.append(Problem(subject=key, reason=str(error)))
+                await _refuse(key, str(error), on, done)
                 break
         else:
             done.ignore("deleted meanwhile")
         if each.message and (len(done.failures), len(done.later)) != before:
             done.failed.append(each.message)
+        for file in done.unread[unread:]:
+            file.message = each.message
+    await _read_again(on, done)
     return done
 
 
@@ -116,7 +132,14 @@ async def take_again(keys: Collection[str], on: IntakeContext) -> Intake:
     """Read batch files of other programs again, whose dead letters this replaces."""
     done = Intake()
     for key in keys:
-        await _take_external(key, key.partition("/")[0], f"told at {on.context.clock()}", on, done)
+        source = key.partition("/")[0]
+        try:
+            _check_name(source, on)
+        except Rejected as error:
+            await _refuse(key, str(error), on, done)
+            continue
+        await _take_external(key, source, f"told at {on.context.clock()}", on, done)
+    await _read_again(on, done)
     return done
 
 
@@ -135,6 +158,7 @@ async def look_for_batches(on: IntakeContext) -> Intake:
                 await _take_unknown(source, some, on, done)
                 some = {}
         await _take_unknown(source, some, on, done)
+    await _read_again(on, done)
     return done
 
 
@@ -175,9 +199,23 @@ async def _take_one(key: str, on: IntakeContext, done: Intake) -> bool:
         if is_external(source) or "." in source:
             done.ignore("written by a fetch that was killed")
             return True
-        raise Rejected(f"{source!r} cannot be the name of a source: use lower-case letters, digits, - and _")
+        _check_name(source, on)
     # The file may have been written again: it is always read.
     return await _take_external(key, source, f"told at {on.context.clock()}", on, done)
+
+
+def _check_name(source: str, on: IntakeContext) -> None:
+    if not on.is_name(source):
+        raise Rejected(f"{source!r} cannot be the name of a source: use lower-case letters, digits, - and _")
+
+
+async def _refuse(key: str, reason: str, on: IntakeContext, done: Intake) -> None:
+    """Record a file that cannot be taken in."""
+    done.failures.append(Problem(subject=key, reason=reason))
+    letter = DeadLetter(
+        kind=LETTER, owner=key.partition("/")[0], subject=key, reason=reason, at=on.context.clock()
+    )
+    await on.context.ledger.dead_letters.add([letter])
 
 
 async def _take_own(row: BatchRow, on: IntakeContext, done: Intake) -> None:
@@ -191,53 +229,94 @@ async def _take_own(row: BatchRow, on: IntakeContext, done: Intake) -> None:
 
 
 async def _take_external(key: str, source: str, etag: str, on: IntakeContext, done: Intake) -> bool:
-    """Read a batch file of another program, up to three times, and write its chunks as batch files of Flowbed's own.
+    """Read a batch file of another program, and write its chunks as batch files of Flowbed's own.
 
-    Returns False if there is no such file.
+    Returns False if there is no such file. One that cannot be read is tried again by `_read_again`.
     """
+    problems, transient, is_there = await _read(key, source, etag, on, done)
+    if any(each.subject == key for each in problems):
+        done.unread.append(_Unread(key, source, etag, problems, transient))
+    elif problems:
+        await _failed(key, source, problems, 1, on, done)
+    return is_there
+
+
+async def _read_again(on: IntakeContext, done: Intake) -> None:
+    """Try the files that could not be read twice more, all of them after each pause; then they have failed."""
+    for attempts, wait in enumerate(RETRIES, start=2):
+        if not done.unread:
+            return
+        await on.pause(wait)
+        left, done.unread = done.unread, []
+        for file in left:
+            file.problems, file.transient, _ = await _read(file.key, file.source, file.etag, on, done)
+            if any(each.subject == file.key for each in file.problems):
+                done.unread.append(file)
+            elif file.problems:
+                await _failed(file.key, file.source, file.problems, attempts, on, done, message=file.message)
+    left, done.unread = done.unread, []
+    for file in left:
+        if file.transient:  # the next listing finds it
+            done.failures += file.problems
+            done.failed += [file.message] if file.message else []
+            continue
+        attempts = 1 + len(RETRIES)
+        await _failed(file.key, file.source, file.problems, attempts, on, done, message=file.message)
+
+
+async def _read(
+    key: str, source: str, etag: str, on: IntakeContext, done: Intake
+) -> tuple[list[Problem], bool, bool]:
+    """Read a file; return its problems, whether these may pass, and whether it is there."""
     context = on.context
     written: list[BatchRow] = []
     file = ExternalFile(key, name_of(key), etag)
     feed = ConfiguredSource(
         source=ExternalBatches(context.store, [file], is_collection=on.is_name), rules=_rules(source, on)
     )
-    attempts, gone = 0, False
-    for wait in (*RETRIES, None):
-        attempts += 1
-        try:
-            await check_space(feed, context)
-            synced = await sync(feed, context, allow_deletes=False, wrote=written.append, troubled=False)
-            problems = [each for each in synced.problems if not each.skipped]
-            gone = len(problems) < len(synced.problems)
-            unread = [each for each in problems if each.subject == key]
-            transient = False
-        except Error as error:
-            unread = problems = [Problem(subject=key, reason=str(error))]
-            transient = isinstance(error, Transient)
-        if not unread or wait is None:
-            break
-        await on.pause(wait)
+    gone = transient = False
+    try:
+        await check_space(feed, context)
+        synced = await sync(feed, context, allow_deletes=False, wrote=written.append, troubled=False)
+        problems = [each for each in synced.problems if not each.skipped]
+        gone = len(problems) < len(synced.problems)
+    except Error as error:
+        problems = [Problem(subject=key, reason=str(error))]
+        transient = isinstance(error, Transient)
     done.batches.update(row.id for row in written)
     done.chunks += sum(row.chunks for row in written)
     done.read += bool(written)
     done.already += not (written or problems or gone)
+    if not any(each.subject == key for each in problems):
+        await context.ledger.dead_letters.remove(LETTER, owner=source, subjects=[key])
+    return problems, transient, not gone
+
+
+async def _failed(
+    key: str,
+    source: str,
+    problems: list[Problem],
+    attempts: int,
+    on: IntakeContext,
+    done: Intake,
+    *,
+    message: str = "",
+) -> None:
+    """Record what could not be taken in of a file."""
     done.failures += problems
-    if transient:
-        return True  # the next listing finds it
-    await context.ledger.dead_letters.remove(LETTER, owner=source, subjects=[key])
-    if problems:
-        first, more = problems[0], len(problems) - 1
-        reason = f"{first.subject}: {first.reason}" if first.subject != key else first.reason
-        letter = DeadLetter(
-            kind=LETTER,
-            owner=source,
-            subject=key,
-            reason=reason + (f" (and {more:,} more)" if more else ""),
-            at=context.clock(),
-            attempts=attempts,
-        )
-        await context.ledger.dead_letters.add([letter])
-    return not gone
+    done.failed += [message] if message else []
+    first, more = problems[0], len(problems) - 1
+    reason = f"{first.subject}: {first.reason}" if first.subject != key else first.reason
+    letter = DeadLetter(
+        kind=LETTER,
+        owner=source,
+        subject=key,
+        reason=reason + (f" (and {more:,} more)" if more else ""),
+        at=on.context.clock(),
+        attempts=attempts,
+    )
+    await on.context.ledger.dead_letters.remove(LETTER, owner=source, subjects=[key])
+    await on.context.ledger.dead_letters.add([letter])
 
 
 def _rules(source: str, on: IntakeContext) -> Rules:

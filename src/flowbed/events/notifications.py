@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 DEEPEST = 6
 # Beginnings of what happened, of S3 and MinIO, EventBridge, and R2: the object is there now.
 CREATED = ("ObjectCreated", "Object Created", "PutObject", "CopyObject", "CompleteMultipartUpload")
+# The kind of dead letters about messages of a queue that no call can work on; their owner is the queue.
+MESSAGE = "message"
+# And of those about records of a table's stream; their owner is the table.
+RECORD = "record"
 KNOWN = "S3, EventBridge, SQS, SNS, MinIO and R2 notifications"
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
-from flowbed.errors import NotFound, Rejected
+from flowbed.errors import Conflict, NotFound, Rejected
 from flowbed.events.intake import LETTER, OWN, Intake, name_of, take_again
+from flowbed.events.notifications import MESSAGE, RECORD
 from flowbed.events.subscribers import LETTER as SUBSCRIBER
 from flowbed.events.subscribers import deliver_again
-from flowbed.ledger import DeadLetter
+from flowbed.ledger import DeadLetter, Swap
+from flowbed.ledger.rows import WITHHELD
 from flowbed.ledger.workers import DEATHS, TASK, HoldsWorkers
+from flowbed.pipeline.changes import RELEASING
 from flowbed.records import Status
 from flowbed.records.external import external_owner
 
@@ -67,10 +71,15 @@ class Which:
 
 @dataclass
 class Replayed:
-    """What waits again: `waiting` chunks, of which `read` files of other programs were read again; and what failed."""
+    """What waits again: `waiting` chunks, of which `read` files of other programs were read again; and what failed.
+
+    The next run lists `sources` from their beginning; workers take `tasks` that workers had died at.
+    """
 
     waiting: int = 0
     read: int = 0
+    tasks: int = 0
+    sources: tuple[str, ...] = ()
     failures: list[Problem] = field(default_factory=list)
 
 
@@ -128,12 +137,15 @@ async def replay(on: IntakeContext, which: Which, subjects: Collection[str] = ()
         raise NotFound("nothing of it has failed; `flowbed dead-letters list` shows what has")
     if ids:
         done.waiting = await context.ledger.chunks.retry(ids, now=context.clock())
-    for kind in ("chunk", "run"):
+    for kind in ("chunk", "run", MESSAGE, RECORD):  # the queue has a message, and brings it again
         named = [letter.subject for letter in wanted if letter.kind == kind]
         if named:
             await context.ledger.dead_letters.remove(kind, subjects=named)
     await _deliver_again([letter for letter in wanted if letter.kind == SUBSCRIBER], context)
-    await _run_again([letter.subject for letter in wanted if letter.kind == TASK], context)
+    unread = {letter.owner for letter in wanted if letter.kind == "source" and letter.subject != WITHHELD}
+    done.sources = tuple(sorted(unread))
+    await _list_again(done.sources, context)
+    done.tasks = await _run_again([letter.subject for letter in wanted if letter.kind == TASK], context)
     files = [letter.subject for letter in wanted if letter.kind == LETTER]
     read = await take_again(files, on) if files else Intake()
     done.waiting += read.chunks
@@ -150,11 +162,22 @@ async def _deliver_again(wanted: Sequence[Letter], context: Context) -> None:
         await context.ledger.dead_letters.remove(SUBSCRIBER, owner=name, subjects=keys)
 
 
-async def _run_again(tasks: Sequence[str], context: Context) -> None:
+async def _list_again(sources: Sequence[str], context: Context) -> None:
+    """Set the cursors of sources back: one that goes on from fetch to fetch would not list a document again."""
+    for source in sources:
+        cursor = await context.ledger.documents.cursor(source)
+        if cursor.value and not cursor.value.startswith(RELEASING):
+            with suppress(Conflict):  # with a fetch that is running, and may be listing everything
+                await context.ledger.documents.swap(Swap(cursor=cursor, value=""))
+
+
+async def _run_again(tasks: Sequence[str], context: Context) -> int:
     """Forget how many workers died at tasks: a worker finds in the ledger that they wait."""
-    if tasks and isinstance(context.ledger, HoldsWorkers):
-        await context.ledger.workers.unmark(DEATHS, tasks)
-        await context.ledger.dead_letters.remove(TASK, subjects=tasks)
+    if not (tasks and isinstance(context.ledger, HoldsWorkers)):
+        return 0
+    await context.ledger.workers.unmark(DEATHS, tasks)
+    await context.ledger.dead_letters.remove(TASK, subjects=tasks)
+    return len(tasks)
 
 
 async def _failed(context: Context) -> list[tuple[ChunkRow, BatchRow | None]]:

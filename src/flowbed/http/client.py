@@ -76,6 +76,7 @@ class HttpClient:
         base_url: str,
         *,
         vendor: str,
+        table: str = "",
         headers: Mapping[str, str],
         secrets: Sequence[str] = (),
         secret_query: str = "",
@@ -85,6 +86,8 @@ class HttpClient:
     ) -> None:
         """Check the address; the first request connects. `secrets` never appear in a message.
 
+        `table` names the table of its settings, `[providers.NAME]`, if that is not `vendor`.
+
         `secret_query` is added to the query of each request, for APIs that take their key nowhere else.
 
         `timeout` is in seconds without a byte; `proxy` is a URL, `no_proxy` a comma-separated list of hosts to reach
@@ -93,6 +96,7 @@ class HttpClient:
         Raises:
             Misconfigured: `base_url` or `proxy` is invalid, or a header cannot be sent.
         """
+        table = table or vendor
         try:
             parts = urlsplit(base_url)
             port = parts.port
@@ -100,7 +104,7 @@ class HttpClient:
             parts, port = urlsplit(""), None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Misconfigured(
-                f"base_url of {vendor} is not a URL; write it as https://host/path, in [providers.{vendor}]"
+                f"base_url of {vendor} is not a URL; write it as https://host/path, in [providers.{table}]"
             )
         if parts.username or parts.password or parts.query:
             raise Misconfigured(
@@ -110,13 +114,13 @@ class HttpClient:
             if not (value.isascii() and value.isprintable()):
                 raise Misconfigured(
                     f"header {name} for {vendor} has an invalid character; check api_key in "
-                    f"[providers.{vendor}]"
+                    f"[providers.{table}]"
                 )
-        self.vendor = vendor
+        self.vendor, self.table = vendor, table
         self.label = f"{vendor} at {parts.hostname}" + (f":{port}" if port else "")
         self._base_url = base_url.rstrip("/")
         self._headers = {"Content-Type": "application/json", "User-Agent": "flowbed", **headers}
-        self._proxy = proxy_for(parts.hostname, proxy, no_proxy, vendor=vendor)
+        self._proxy = proxy_for(parts.hostname, proxy, no_proxy, vendor=vendor, table=table)
         self._secret_query = secret_query
         self._secrets = [secret for secret in (*secrets, password_in(proxy)) if secret]
         self.idle_timeout = timeout or IDLE
@@ -185,7 +189,7 @@ class HttpClient:
         """Return the error of a response that has more than `limit` bytes."""
         error = Misconfigured(
             f"{self.label} answered with more than {limit:,} bytes, which this request cannot need",
-            advice=f"check the model, its dimensions and base_url in [providers.{self.vendor}]",
+            advice=f"check the model, its dimensions and base_url in [providers.{self.table}]",
         )
         error.perhaps_billed = error.perhaps_input = True
         return error
@@ -275,7 +279,7 @@ class HttpClient:
         if isinstance(error, aiohttp.InvalidURL):
             return Misconfigured(
                 f"{self.label}: requests cannot be sent to this address; check base_url and proxy in "
-                f"[providers.{self.vendor}]"
+                f"[providers.{self.table}]"
             )
         if isinstance(error, aiohttp.ClientHttpProxyError) and error.status in PROXY_REFUSALS:
             return Misconfigured(

@@ -12,14 +12,20 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 PROXIES = ("http", "https")
 
 
-def proxy_for(host: str, proxy: str, no_proxy: str, *, vendor: str) -> str | None:
+def proxy_for(host: str, proxy: str, no_proxy: str, *, vendor: str, table: str = "") -> str | None:
     """Return the URL of the proxy through which `host` is reached; None if it is reached directly.
+
+    Messages name `vendor` and its settings, `[providers.TABLE]`.
 
     Raises:
         Misconfigured: requests cannot be sent through that proxy.
     """
     proxy = proxy.strip()
-    return _checked_proxy(proxy, vendor) if proxy and not _bypasses_proxy(host, no_proxy) else None
+    return (
+        _checked_proxy(proxy, vendor, table or vendor)
+        if proxy and not _bypasses_proxy(host, no_proxy)
+        else None
+    )
 
 
 def password_in(url: str) -> str:
@@ -36,7 +42,7 @@ def _bypasses_proxy(host: str, no_proxy: str) -> bool:
     return host in LOOPBACK or any(entry == "*" or f".{host}".endswith(f".{entry}") for entry in listed)
 
 
-def _checked_proxy(proxy: str, vendor: str) -> str:
+def _checked_proxy(proxy: str, vendor: str, table: str) -> str:
     """Return the URL of a proxy, which is not repeated if it is wrong: it may contain a password.
 
     Raises:
@@ -55,6 +61,6 @@ def _checked_proxy(proxy: str, vendor: str) -> str:
         f"is of the kind {kind}, which is not supported" if kind and kind not in PROXIES else "is not a URL"
     )
     raise Misconfigured(
-        f"the proxy for {vendor} {problem}; write it as http://host:port, as proxy in [providers.{vendor}] or in "
+        f"the proxy for {vendor} {problem}; write it as http://host:port, as proxy in [providers.{table}] or in "
         "HTTPS_PROXY or ALL_PROXY, or name the host in no_proxy to reach it directly"
     )

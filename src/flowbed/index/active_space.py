@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict, Damaged, Misconfigured, NotFound
 from flowbed.records import Space, canonical
+from flowbed.records.names import is_store
 from flowbed.records.values import suggestion
 
 if TYPE_CHECKING:
@@ -140,12 +141,13 @@ async def require_collection(store: Store, collection: str) -> Live:
     """Read the live space of a collection.
 
     Raises:
-        NotFound: there is no such collection; the message names those that there are.
+        NotFound: there is no such collection; the message names those that there are, without vector stores.
     """
     live = await live_collection(store, collection)
     if live is not None:
         return live
-    existing = [each.collection for each in await live_collections(store)]
+    # Who asks may be anybody: the ids of vector stores are their owners'.
+    existing = [each.collection for each in await live_collections(store) if not is_store(each.collection)]
     known = (
         f"there are: {', '.join(existing)}" if existing else "nothing is indexed yet; `flowbed run` does it"
     )

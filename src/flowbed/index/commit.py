@@ -67,8 +67,11 @@ async def commit(
     collections: Collections,
     clock: Callable[[], int],
     most_runs: int = MOST_RUNS,
+    once: bool = False,
 ) -> Committed:
     """Merge every pending run of a collection, at most `most_runs` at a time; safe to repeat, also concurrently.
+
+    With `once`, runs that are recorded during the merge are left for the next commit.
 
     A delta that does not match its run is refused and becomes a dead letter; the others are merged.
     """
@@ -105,7 +108,7 @@ async def commit(
         merged |= {name: table.num_rows for name, table in good.items()}
         await _delete_deltas([run for run in runs if run.id in deltas], store=store)
         # Listed again: where a rollback has undone this version before its runs were marked, they are still pending.
-        if not await ledger.runs.pending(collection, limit=1):
+        if once or not await ledger.runs.pending(collection, limit=1):
             break
     return Committed(version=version, refused=tuple(refused), runs=tuple(merged), rows=sum(merged.values()))
 

@@ -26,6 +26,8 @@ Opened = TypeVar("Opened", "lance.LanceDataset", "Dataset")  # public or native
 
 # Lance's message about a missing file of a version.
 NOT_FOUND = "Not found"
+# Its message about a first version that another process wrote, or was writing.
+ALREADY_EXISTS = "Dataset already exists"
 # Its message about a pattern, which names the reason in a line after "error: ".
 NO_REGEX = "Regular expression did not compile"
 
@@ -207,11 +209,16 @@ class Datasets:
                 max_retries=0,
                 storage_options=dict(place.options),
             )
-        except OSError:
+        except OSError as error:
             dataset = self._open(live)
-            if dataset is None:
+            if dataset is not None:
+                return dataset  # another process created it, or this one did and the response was lost
+            if ALREADY_EXISTS not in str(error):
                 raise
-            return dataset  # another process created it, or this one did and the response was lost
+            # S3 answers a write with 409 while it handles another one; neither may have come to anything.
+            raise Transient(
+                f"the index of {live.collection}: another process was creating it at the same time; run again"
+            ) from error
         reached(INDEX_CREATED, collection=live.collection)
         dataset = self._open(live)
         if dataset is None:

@@ -99,10 +99,15 @@ class FlowbedVectorStore(VectorStore):
 
         Raises:
             Rejected: a text is empty, or its metadata are nested; nothing is written.
+            ValueError: there are not as many ids or metadata as texts; nothing is written.
         """
         given = list(texts)
         facts = metadatas or [{} for _ in given]
         named = ids or [None] * len(given)
+        if not len(given) == len(facts) == len(named):
+            raise ValueError(
+                f"{len(given)} texts came with {len(named)} ids and {len(facts)} metadata: give one of each for a text"
+            )
         names = [
             name or _name(text, metadata) for name, text, metadata in zip(named, given, facts, strict=True)
         ]

@@ -215,7 +215,7 @@ def _where(filters: MetadataFilters | MetadataFilter | None) -> Mapping[str, Any
     """Return filters of LlamaIndex as a filter of Flowbed.
 
     Raises:
-        Rejected: an operator on lists, which metadata of Flowbed cannot be.
+        Rejected: an operator on lists, which metadata of Flowbed cannot be, or on parts of texts.
     """
     if filters is None:
         return None
@@ -235,6 +235,7 @@ def _condition(each: MetadataFilter) -> Mapping[str, Any]:
         return absent(each.key)
     if operator not in OPERATORS:
         raise Rejected(
-            f"Flowbed's filters have nothing like {operator.value!r}: metadata are scalars, not lists"
+            f"Flowbed's filters have nothing like {operator.value!r}: metadata are no lists, and texts among them are"
+            f" compared whole; it has {', '.join(each.value for each in (*OPERATORS, FilterOperator.IS_EMPTY))}"
         )
     return {each.key: {OPERATORS[operator]: each.value}}

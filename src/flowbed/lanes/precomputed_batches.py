@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from flowbed.ledger.text import require_storable
 from flowbed.records import Problem, Space, batch_id, canonical, text_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -75,13 +76,14 @@ def check_rows(rows: PrecomputedRows, space: Space) -> tuple[CheckedRows, list[P
         )
     vectors, faults = _usable(vectors, space)
     last = {key: place for place, key in enumerate(rows.ids)} if count else {}
+    sound = _are_sound(rows.ids, texts)
     problems: list[Problem] = []
     places: list[int] = []
     kept_texts: list[str] = []
     kept_metadata: list[bytes] = []
     for key, place in last.items():
         try:
-            reason = _check_id(key) or faults.get(place) or _check_text(texts[place])
+            reason = ("" if sound else _check_id(key) or _check_text(texts[place])) or faults.get(place)
             encoded = b"" if reason else _encode_metadata(metadata[place])
         except Rejected as error:
             reason = str(error)
@@ -132,6 +134,16 @@ def _usable(vectors: NDArray[np.float32], space: Space) -> tuple[NDArray[np.floa
     return vectors, faults
 
 
+def _are_sound(ids: Sequence[object], texts: Sequence[object]) -> bool:
+    """Return whether all ids and texts can be stored: looking at all at once takes a tenth of the time."""
+    try:
+        require_storable(ids)  # type: ignore[arg-type]  # what is no text raises
+        "".join([text for text in texts if text is not None]).encode()  # type: ignore[misc]
+    except (Rejected, TypeError, UnicodeEncodeError):
+        return False
+    return all(ids)
+
+
 def _check_id(key: object) -> str:
     if not isinstance(key, str) or not key:
         return "its id is not a text of at least one character"
@@ -159,6 +171,10 @@ def _encode_metadata(metadata: Mapping[Any, object] | None) -> bytes:
     """
     if not metadata:
         return b"{}"
+    if not isinstance(metadata, Mapping):
+        raise Rejected(
+            f"its metadata are {str(metadata)[:100]!r}: they have to be an object with names and values"
+        )
     kept = {}
     for key, value in metadata.items():
         if value is None:

@@ -26,6 +26,9 @@ CONFIRMATIONS = 3
 # Single texts that are refused before any is accepted, until a harmless text tells whether the request is at fault.
 REFUSALS = 8
 WAIT_FIRST, WAIT_MOST = 0.5, 20.0  # seconds
+WAIT_JITTER = (
+    1.0  # seconds at most that are added to a wait: clients that failed together come again one by one
+)
 # Rate limits are per minute: after a 429 without a wait the waits are this many times as long, over a minute in all.
 RATE_LIMIT_FACTOR = 8
 # The longest wait (seconds) that a provider may ask for: limits of one or five minutes pass within it, daily ones are
@@ -80,7 +83,12 @@ async def call(
         return seconds
 
     async for attempt in stamina.retry_context(
-        on=again, attempts=attempts, timeout=None, wait_initial=WAIT_FIRST, wait_max=WAIT_MOST
+        on=again,
+        attempts=attempts,
+        timeout=None,
+        wait_initial=WAIT_FIRST,
+        wait_max=WAIT_MOST,
+        wait_jitter=WAIT_JITTER,
     ):
         with attempt:
             return await _ask(texts, embedder, payment)

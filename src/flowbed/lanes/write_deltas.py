@@ -225,8 +225,13 @@ def _upsert(passage: ChunkText, vector: NDArray[np.float32]) -> Upsert:
     )
 
 
-async def commit_pending(collection: str, context: IndexContext, tally: RunStats) -> None:
-    """Commit the pending runs of a collection, and add what was committed to `tally`."""
+async def commit_pending(
+    collection: str, context: IndexContext, tally: RunStats, *, once: bool = False
+) -> None:
+    """Commit the pending runs of a collection, and add what was committed to `tally`.
+
+    With `once`, runs that are recorded meanwhile are left for the next commit.
+    """
     committed = await commit(
         collection,
         store=context.store,
@@ -235,6 +240,7 @@ async def commit_pending(collection: str, context: IndexContext, tally: RunStats
         collections=context.collections,
         clock=context.clock,
         most_runs=context.commit_deltas,
+        once=once,
     )
     if committed.version is not None:
         tally.versions[collection] = committed.version

@@ -10,22 +10,12 @@ from flowbed.errors import Misconfigured
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flowbed.ledger.protocols import (
-        Batches,
-        Chunks,
-        DeadLetters,
-        Documents,
-        Erasing,
-        Files,
-        Jobs,
-        Keys,
-        Ledger,
-        Quotas,
-        Rollbacks,
-        Runs,
-        Spending,
-        Submissions,
-    )
+    from flowbed.ledger.protocols.chunks import Chunks
+    from flowbed.ledger.protocols.documents import Batches, Documents, Erasing
+    from flowbed.ledger.protocols.ledger import Ledger
+    from flowbed.ledger.protocols.runs import DeadLetters, Rollbacks, Runs
+    from flowbed.ledger.protocols.service import Files, Jobs, Keys, Quotas
+    from flowbed.ledger.protocols.submissions import Spending, Submissions
     from flowbed.ledger.rows import (
         BatchEvent,
         BatchRow,
@@ -91,23 +81,23 @@ __all__ = [
     "open_ledger",
 ]
 
-_PROTOCOLS = frozenset(
-    {
-        "Files",
-        "Keys",
-        "Chunks",
-        "Spending",
-        "DeadLetters",
-        "Ledger",
-        "Rollbacks",
-        "Runs",
-        "Documents",
-        "Submissions",
-        "Quotas",
-        "Batches",
-        "Jobs",
-    }
-)
+# The modules of `protocols` that have them; all other names are rows.
+_PROTOCOLS = {
+    "Batches": "documents",
+    "Chunks": "chunks",
+    "DeadLetters": "runs",
+    "Documents": "documents",
+    "Erasing": "documents",
+    "Files": "service",
+    "Jobs": "service",
+    "Keys": "service",
+    "Ledger": "ledger",
+    "Quotas": "service",
+    "Rollbacks": "runs",
+    "Runs": "runs",
+    "Spending": "submissions",
+    "Submissions": "submissions",
+}
 SCHEMES = ("sqlite", "postgresql", "postgres", "dynamodb")
 
 
@@ -121,6 +111,9 @@ async def open_ledger(url: str, *, folder: Path, new_id: str, connections: int =
         Transient: the server cannot be reached.
     """
     scheme = url.partition("://")[0] if "://" in url else "sqlite"
+    start = url.partition(":")[0]
+    if start != url and start in SCHEMES and "://" not in url:
+        raise Misconfigured(f"the address of the ledger lacks the slashes after {start}: write {start}://...")
     if scheme not in SCHEMES:
         raise Misconfigured(
             f"a ledger cannot be kept in {scheme!r}, only in SQLite, Postgres or DynamoDB: set `ledger` to a path"
@@ -141,5 +134,5 @@ def __getattr__(name: str) -> object:
     """Resolve names on first use: a search needs few of them, and creating each class takes a millisecond."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "protocols" if name in _PROTOCOLS else "rows"
+    module = f"protocols.{_PROTOCOLS[name]}" if name in _PROTOCOLS else "rows"
     return getattr(import_module(f"{__name__}.{module}"), name)

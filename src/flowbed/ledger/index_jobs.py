@@ -25,6 +25,8 @@ INDEX_JOB_FIXED = frozenset(
         "tier",
         "collection",
         "kind",
+        "model",
+        "target",
         "chunking",
         "metadata",
         "priority",
@@ -42,6 +44,8 @@ INDEX_JOB_FIXED = frozenset(
 @dataclass(frozen=True, kw_only=True)
 class IndexJobRow:
     """One job that writes documents into `collection`, for `owner` (see `FileRow`).
+
+    With a `target`, it embeds the rows of `collection` with another `model` (vendor:model) into that collection.
 
     Jobs of one owner are claimed in order of `key`, which is fixed by when the job was created and its `priority`.
     `cost` is its size as owners share the workers, in units of about one chunk. `idempotency` is the key that its
@@ -63,6 +67,8 @@ class IndexJobRow:
     created: int
     key: int
     fingerprint: str
+    model: str = ""
+    target: str = ""
     priority: int = 50
     cost: int = 1
     idempotency: str | None = None
@@ -140,7 +146,10 @@ class JobNote(NamedTuple):
 
 
 class QueueDepth(NamedTuple):
-    """The jobs of one stage: how many wait, how many are held, and when the oldest waiting one was created (µs)."""
+    """The jobs of one stage: how many wait for a worker, how many are held, and when the oldest waiting one came.
+
+    A job that is not due yet waits for something else. Times are in µs.
+    """
 
     waiting: int
     running: int

@@ -332,7 +332,8 @@ FORGOTTEN = "(forgotten)"
 class DeadLetter:
     """What failed permanently, until a person looks at it.
 
-    `kind` is `source`, `chunk`, `run` or `delta` (of another producer); `owner` its source or collection.
+    `kind` is `source`, `chunk`, `run`, `delta` (of another producer), `batch` (a file), `subscriber`, `message`,
+    `record` (of a stream) or `task`; `owner` its source, collection, subscriber, queue or table.
     """
 
     kind: str

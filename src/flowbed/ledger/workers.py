@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
 # What marks are about: when a turn was taken last, whether a queue is paused, whether a worker shall leave, how many
-# processes a host shall have, and how many workers died at a task.
-TURN, PAUSED, LEAVE, PROCESSES, DEATHS = "turn", "paused", "leave", "processes", "deaths"
+# processes a host shall have, and how many workers died at a task, at a vector store, or at a batch.
+TURN, PAUSED, LEAVE, PROCESSES = "turn", "paused", "leave", "processes"
+DEATHS, STORE_DEATHS, BATCH_DEATHS = "deaths", "store-deaths", "batch-deaths"
 
 # The kind of the dead letters of tasks at which too many workers died; their subject is the task's id.
 TASK = "task"

@@ -10,30 +10,36 @@ from flowbed.errors import Damaged, NotFound
 from flowbed.index.active_space import readable_collections
 from flowbed.index.datasets import FileMissing
 from flowbed.index.forgotten import read_blocked
-from flowbed.index.versions import state
+from flowbed.index.versions import last_written, state
 from flowbed.lanes.batch.in_flight import live_submissions
 from flowbed.lanes.batch.submission_status import describe
 from flowbed.ledger.rows import WITHHELD
 from flowbed.maintenance.failed import failed_chunks, fails_repeatedly
 from flowbed.maintenance.forget.request import RECEIPTS
+from flowbed.maintenance.unlisted import why_unlisted
 from flowbed.records import Status
 from flowbed.records.precomputed import is_precomputed, precomputed_source
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from flowbed.lanes.contexts import Context, IndexContext
     from flowbed.ledger import BatchRow, ChunkRow, RunRow, SubmissionRow
+    from flowbed.pipeline import ConfiguredSource
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionStatus:
-    """The state of one collection; `space` is the first 8 digits of its live space's fingerprint."""
+    """The state of one collection; `space` is the first 8 digits of its live space's fingerprint.
+
+    `updated` is when its newest version was written (µs since 1970), 0 if that is unknown.
+    """
 
     rows: int
     unindexed_rows: int
     version: int
     space: str
+    updated: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +109,11 @@ async def status(context: IndexContext) -> BedStatus:
         if not now.rows and live.collection not in used:
             continue  # all of it was deleted
         collections[live.collection] = CollectionStatus(
-            rows=now.rows, unindexed_rows=now.unindexed_rows, version=now.version, space=live.space.space8
+            rows=now.rows,
+            unindexed_rows=now.unindexed_rows,
+            version=now.version,
+            space=live.space.space8,
+            updated=await last_written(live, store=context.store),
         )
     chunks: dict[str, int] = {}
     for (_, each), number in counts.items():
@@ -166,18 +176,24 @@ async def withheld_deletions(context: Context) -> dict[str, str]:
     }
 
 
-async def why(context: Context, subject: str) -> list[Reason]:
+async def why(
+    context: Context, subject: str, feeds: Callable[[], Awaitable[Mapping[str, ConfiguredSource]]]
+) -> list[Reason]:
     """Explain the state of a chunk (by id), or of every chunk of a document (`DOCUMENT` or `SOURCE#DOCUMENT`).
 
+    `feeds` opens the sources, which are asked about a document that the ledger does not know.
+
     Raises:
-        NotFound: the ledger knows no such chunk or document.
+        NotFound: the ledger knows no such chunk or document; the message says why, as far as that is known.
     """
     rows = await context.ledger.chunks.find(subject)
     source, mark, document = subject.partition("#")
     if not rows and mark:  # an id without the ordinal: a document with its source
         rows = [row for row in await context.ledger.chunks.find(document) if row.source == source]
     if not rows:
-        raise NotFound(await _unknown(context, subject))
+        raise NotFound(
+            await _unknown(context, subject) or await why_unlisted(context, subject, await feeds())
+        )
     return await reasons(context, rows)
 
 
@@ -201,22 +217,21 @@ async def reasons(context: Context, rows: Sequence[ChunkRow]) -> list[Reason]:
 
 
 async def _unknown(context: Context, subject: str) -> str:
-    """Explain why a subject has no chunks."""
+    """Explain why a subject has no chunks, by what is recorded; empty if nothing is."""
     if forgotten := await _forgotten(context, subject):
         return forgotten
     async for letters in context.ledger.dead_letters.pages():
         for letter in letters:
-            if subject in {letter.subject, letter.subject.rpartition(":")[0]}:
+            named = letter.subject, letter.subject.rpartition(":")[0]
+            if subject in {*named, *(f"{letter.owner}#{each}" for each in named)}:
                 return (
                     f"{subject!r} has no chunks: {letter.subject} of {letter.owner} failed: {letter.reason}"
                 )
     for source in sorted(context.sources):
-        if await context.ledger.documents.get(source, [subject]):
-            return f"{subject!r} of source {source} has no chunks: it contains no text"
-    return (
-        f"nothing is known of {subject!r}: no chunk has that id, and no source has a document of that name"
-        " with text; `flowbed run` names what it skipped, and ids look like NAME#DOCUMENT#00000"
-    )
+        document = subject.removeprefix(f"{source}#")
+        if await context.ledger.documents.get(source, [document]):
+            return f"{document!r} of source {source} has no chunks: it contains no text"
+    return ""
 
 
 async def _forgotten(context: Context, subject: str) -> str:

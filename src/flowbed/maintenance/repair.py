@@ -25,7 +25,7 @@ from flowbed.maintenance.inconsistencies import (
     UNREADABLE,
     VECTOR_INDEX,
 )
-from flowbed.pipeline.changes import GUARDED_COUNT, GUARDED_SHARE
+from flowbed.pipeline.comparing.deletions import GUARDED_COUNT, GUARDED_SHARE
 from flowbed.records import Space
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import orjson
 
 from flowbed.errors import Conflict, NotFound, Rejected
 from flowbed.ledger import DocumentRow, Swap
+from flowbed.records.names import is_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +77,7 @@ def read_record(body: bytes, name: str) -> list[str]:
 
 
 def _prefix(key: str) -> str:
-    if _KEY.fullmatch(key) is None:
+    if _KEY.fullmatch(key) is None or not is_name(collection_of(key)):
         raise Rejected(
             f"{key[:200]!r} is not the key of a delta: it has to be COLLECTION/delta/RUN or"
             f" COLLECTION/delta/RUN/{ARCHIVE}"

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from flowbed.errors import Rejected
+from flowbed.lanes.claims import renewed
 from flowbed.lanes.failures import RunStats
-from flowbed.pipeline.ingest import ingest
+from flowbed.pipeline.ingest import begin_ingest, claim_rows
 from flowbed.records.precomputed import PrecomputedRows
 from flowbed.telemetry import PROGRESS, STAGE, reached
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from flowbed.lanes.contexts import IndexContext
+    from flowbed.lanes.precomputed_batches import CheckedRows
     from flowbed.pipeline.ingest import Keep
     from flowbed.publish.reading import RowReader
     from flowbed.records import Problem, Space
 
     Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
+    # The number of rows read, and those that were checked.
+    Group = tuple[int, tuple[CheckedRows, list[Problem]]]
+
+Item = TypeVar("Item")
 
 # Rows of one group: 13 MB of vectors at 384 dimensions. The ledger swaps them in one transaction.
 GROUP = 8_192
@@ -78,31 +85,82 @@ async def import_rows(
     began = context.monotonic()
     done = Imported()
     reached(STAGE, stage="import", source=collection, total=await reader.count() or 0)
-    uncommitted = 0
-    async for rows in _groups(reader):
-        if embed is not None and not done.read:
-            done.sampled, done.cosine = await check_space(rows, space, embed)
-        uncommitted += len(rows.ids)
-        commit = uncommitted >= COMMIT
-        wrote = await ingest(rows, context, collection=collection, space=space, commit=commit, keep=keep)
-        uncommitted = 0 if commit else uncommitted
-        done.read += len(rows.ids)
-        done.written += wrote.written
-        done.unchanged += wrote.unchanged
-        done.refused += len(wrote.refused)
-        done.problems += wrote.refused[: NAMED - len(done.problems)]
-        done.version = wrote.version or done.version
-        reached(PROGRESS, stage="import", done=len(rows.ids))
-    await _finish(collection, context, done)
+    async with contextlib.aclosing(ahead(_checked(reader, space, embed, done))) as groups:
+        stats = await _write(groups, context, done, collection=collection, space=space, keep=keep)
+    await _finish(collection, context, stats, done)
     done.seconds = context.monotonic() - began
     return done
 
 
-async def _finish(collection: str, context: IndexContext, done: Imported) -> None:
+async def _write(
+    groups: AsyncIterator[Group],
+    context: IndexContext,
+    done: Imported,
+    *,
+    collection: str,
+    space: Space,
+    keep: Keep | None,
+) -> RunStats:
+    """Write groups of rows: the delta of one while the next goes into the ledger, and commits meanwhile."""
+    from flowbed.lanes.write_deltas import commit_pending
+
+    stats, uncommitted = RunStats(), 0
+    overview = await begin_ingest(collection, context)
+    async with renewed(context), contextlib.AsyncExitStack() as under_way:
+        deltas, commits = [await under_way.enter_async_context(_OneAtATime()) for _ in range(2)]
+        async for read, rows in groups:
+            claimed = await claim_rows(rows, context, collection=collection, space=space, overview=overview)
+            await deltas.begin(claimed.write(context, keep))
+            uncommitted += read
+            if uncommitted >= COMMIT:
+                uncommitted = 0
+                await commits.begin(commit_pending(collection, context, stats, once=True))
+            done.read += read
+            done.written += claimed.done.written
+            done.unchanged += claimed.done.unchanged
+            done.refused += len(claimed.done.refused)
+            done.problems += claimed.done.refused[: NAMED - len(done.problems)]
+            reached(PROGRESS, stage="import", done=read)
+        await deltas.end()
+        await commits.end()
+    return stats
+
+
+class _OneAtATime:
+    """One piece of work under way beside the rest; its error is raised by the next call."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Future[Any] | None = None
+
+    async def begin(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Start some work after the end of the last."""
+        try:
+            await self.end()
+        except BaseException:
+            work.close()
+            raise
+        self._task = asyncio.ensure_future(work)
+
+    async def end(self) -> None:
+        """Wait for what is under way."""
+        task, self._task = self._task, None
+        if task is not None:
+            await task
+
+    async def __aenter__(self) -> Self:
+        """Start with nothing."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Let what is under way end: an error of the rest is reported, not its."""
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def _finish(collection: str, context: IndexContext, stats: RunStats, done: Imported) -> None:
     from flowbed.lanes.write_deltas import commit_pending
     from flowbed.pipeline.run import tidy
 
-    stats = RunStats()
     await commit_pending(collection, context, stats)
     done.version = stats.versions.get(collection, done.version)
     done.refused += len(stats.failures)
@@ -112,25 +170,44 @@ async def _finish(collection: str, context: IndexContext, done: Imported) -> Non
         await tidy(context, stats)
 
 
-async def _groups(reader: RowReader) -> AsyncIterator[PrecomputedRows]:
-    """Join pages into groups; while a group is written, the next page is read."""
-    pages = reader.pages()
-    held: list[PrecomputedRows] = []
-    reading = asyncio.ensure_future(anext(pages, None))
+async def ahead(items: AsyncIterator[Item]) -> AsyncGenerator[Item, None]:
+    """Iterate over items, the next of which is made while one is used."""
+    following = asyncio.ensure_future(anext(items, None))
     try:
-        while (page := await reading) is not None:
-            reading = asyncio.ensure_future(anext(pages, None))
-            if held and len(page.ids) + sum(len(each.ids) for each in held) > GROUP:
-                yield _joined(held)
-                held = []
-            held.append(page)
-        if held:
-            yield _joined(held)
+        while (item := await following) is not None:
+            following = asyncio.ensure_future(anext(items, None))
+            yield item
     finally:
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
-        if (close := getattr(pages, "aclose", None)) is not None:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        if (close := getattr(items, "aclose", None)) is not None:
             await close()
+
+
+async def _checked(
+    reader: RowReader, space: Space, embed: Embed | None, done: Imported
+) -> AsyncIterator[Group]:
+    """Read and check the rows group by group, the space with the first one; each with its number of rows."""
+    from flowbed.lanes.precomputed_batches import check_rows
+
+    first = True
+    async for rows in _groups(reader):
+        if embed is not None and first:
+            done.sampled, done.cosine = await check_space(rows, space, embed)
+        first = False
+        yield len(rows.ids), await asyncio.to_thread(check_rows, rows, space)
+
+
+async def _groups(reader: RowReader) -> AsyncIterator[PrecomputedRows]:
+    """Join pages into groups."""
+    held: list[PrecomputedRows] = []
+    async for page in ahead(reader.pages()):
+        if held and len(page.ids) + sum(len(each.ids) for each in held) > GROUP:
+            yield _joined(held)
+            held = []
+        held.append(page)
+    if held:
+        yield _joined(held)
 
 
 def _joined(pages: Sequence[PrecomputedRows]) -> PrecomputedRows:
@@ -138,8 +215,8 @@ def _joined(pages: Sequence[PrecomputedRows]) -> PrecomputedRows:
 
     try:
         vectors = np.concatenate([np.asarray(page.vectors, np.float32) for page in pages])
-    except ValueError as error:
-        raise Rejected(f"the vectors are not all of one length: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise Rejected(f"the vectors are not lists of numbers of one length: {error}") from error
     return PrecomputedRows(
         ids=[each for page in pages for each in page.ids],
         vectors=vectors,
@@ -163,12 +240,18 @@ async def check_space(rows: PrecomputedRows, space: Space, embed: Embed) -> tupl
             " model that made them with --space"
         )
     texts = list(rows.texts)
-    usable = [place for place, text in enumerate(texts) if isinstance(text, str) and text.strip()]
+    # Others say nothing of the model; they are refused one by one.
+    directed = (np.isfinite(vectors) & (vectors != 0).any(axis=1, keepdims=True)).all(axis=1).tolist()
+    usable = [
+        place
+        for place, text in enumerate(texts)
+        if isinstance(text, str) and text.strip() and directed[place]
+    ]
     usable = [place for place in usable if len(texts[place] or "") <= SHORT] or usable
     if not usable:
         raise Rejected(
-            "none of the first rows has a text, so it cannot be checked which model made the vectors: if you know that"
-            f" it was {space.model}, import them with --unchecked"
+            "none of the first rows has a text and a vector, so the model that made the vectors cannot be checked: if"
+            f" you know that it was {space.model}, import them with --unchecked"
         )
     chosen = [
         usable[place] for place in np.linspace(0, len(usable) - 1, min(SAMPLE, len(usable))).astype(int)

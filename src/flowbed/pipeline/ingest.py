@@ -30,7 +30,7 @@ from flowbed.lanes.precomputed_batches import (
 )
 from flowbed.lanes.write_deltas import commit_pending
 from flowbed.ledger import BatchRow, Swap
-from flowbed.pipeline.changes import UNSETTLED
+from flowbed.pipeline.comparing.stretches import UNSETTLED
 from flowbed.pipeline.ingest_rows import chunk_rows, deletion_rows, document_rows
 from flowbed.records import Problem, Status
 from flowbed.records.precomputed import Ingested, precomputed_source
@@ -96,25 +96,82 @@ async def ingest(
         raise Rejected(
             f"row {min(both)!r} is to be written and to be deleted at once: do one after the other"
         )
-    checked, problems = await asyncio.to_thread(check_rows, rows, space)
-    _raise_if(problems, strict=strict)
-    overview = await context.ledger.overview()
-    await release_dead_workers(context, overview)
-    if overview.unfinished.get((collection, Status.NONE)) or overview.workers:
-        await finish_precomputed(context, [collection], RunStats())
-    live = await context.collections.begin(collection, space, now=context.clock(), datasets=context.datasets)
+    checked = await asyncio.to_thread(check_rows, rows, space)
+    _raise_if(checked[1], strict=strict)
+    overview = await begin_ingest(collection, context)
     async with renewed(context):
-        done = await _write(checked, rows.deleted, live, context, overview, strict=strict)
-    done = replace(done, refused=(*problems, *done.refused))
-    if keep is not None and done.written:
-        named = [place for place, text in enumerate(checked.texts) if text]
-        if named:
-            await keep([checked.texts[place] for place in named], checked.vectors[named])
+        claimed = await claim_rows(
+            checked,
+            context,
+            deleted=rows.deleted,
+            collection=collection,
+            space=space,
+            overview=overview,
+            strict=strict,
+        )
+        done = await claimed.write(context, keep)
     if not commit:
         return done
     stats = RunStats()
     await commit_pending(collection, context, stats)
     return replace(done, version=stats.versions.get(collection), refused=(*done.refused, *stats.failures))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClaimedRows:
+    """Rows that a batch file and the ledger have, claimed `since` then (µs): their delta is still to be written.
+
+    Without a `table` there is nothing to write.
+    """
+
+    live: Live
+    done: Ingested
+    rows: CheckedRows
+    table: pa.Table | None = None
+    since: int = 0
+
+    async def write(self, context: IndexContext, keep: Keep | None) -> Ingested:
+        """Write the delta, record its run, and let `keep` have the texts of the rows with their vectors."""
+        done = self.done
+        if self.table is not None:
+            run = await write_run(
+                self.live, self.table, since=self.since, context=context, worker=context.worker
+            )
+            done = replace(done, run=run)
+        if keep is not None and done.written:
+            named = [place for place, text in enumerate(self.rows.texts) if text]
+            if named:
+                await keep([self.rows.texts[place] for place in named], self.rows.vectors[named])
+        return done
+
+
+async def begin_ingest(collection: str, context: IndexContext) -> Overview:
+    """Finish what dead writers have left of a collection, and return the overview of the ledger before."""
+    overview = await context.ledger.overview()
+    await release_dead_workers(context, overview)
+    if overview.unfinished.get((collection, Status.NONE)) or overview.workers:
+        await finish_precomputed(context, [collection], RunStats())
+    return overview
+
+
+async def claim_rows(
+    rows: tuple[CheckedRows, list[Problem]],
+    context: IndexContext,
+    *,
+    deleted: Sequence[str] = (),
+    collection: str,
+    space: Space,
+    overview: Overview,
+    strict: bool = False,
+) -> ClaimedRows:
+    """Do the first half of `ingest`, with rows that `check_rows` has checked.
+
+    The claims have to be renewed until the second half, `ClaimedRows.write`, is done.
+    """
+    checked, problems = rows
+    live = await context.collections.begin(collection, space, now=context.clock(), datasets=context.datasets)
+    claimed = await _claim(checked, deleted, live, context, overview, strict=strict)
+    return replace(claimed, done=replace(claimed.done, refused=(*problems, *claimed.done.refused)))
 
 
 def _raise_if(problems: Sequence[Problem], *, strict: bool) -> None:
@@ -124,7 +181,7 @@ def _raise_if(problems: Sequence[Problem], *, strict: bool) -> None:
         raise Rejected(f"row {first.subject[:200]!r}: {first.reason}{others}; nothing was written")
 
 
-async def _write(
+async def _claim(
     rows: CheckedRows,
     deleted: Sequence[str],
     live: Live,
@@ -132,8 +189,8 @@ async def _write(
     overview: Overview,
     *,
     strict: bool,
-) -> Ingested:
-    """Make rows durable: a batch file, the ledger's rows in one conditional step, a delta, its run."""
+) -> ClaimedRows:
+    """Make rows durable: a batch file, and the ledger's rows in one conditional step."""
     source, now = precomputed_source(live.collection), context.clock()
     unsettled = any(overview.unfinished.get((live.collection, status)) for status in UNSETTLED)
     for attempt in range(TRIES):
@@ -148,7 +205,7 @@ async def _write(
             refused=tuple(found.refused),
         )
         if not found.writes and not found.deletes:
-            return done
+            return ClaimedRows(live=live, done=done, rows=rows)
         chosen = rows.take(found.writes)
         batch, table = await _write_batch(chosen, found.versions, source, live.space, context, now=now)
         since = context.clock()
@@ -172,8 +229,7 @@ async def _write(
         if found.deletes:
             ids, versions = zip(*found.deletes, strict=True)
             table = pa.concat_tables([table, deletions_table(ids, versions, live.space)])
-        run = await write_run(live, table, since=since, context=context, worker=context.worker)
-        return replace(done, run=run)
+        return ClaimedRows(live=live, done=done, rows=rows, table=table, since=since)
     raise Transient(
         f"others kept writing rows of collection {live.collection} at the same time: write these rows again"
     )

@@ -18,7 +18,8 @@ from flowbed.index.forgotten import read_blocked
 from flowbed.lanes.batch.in_flight import InFlightTexts
 from flowbed.lanes.batch_files import read_chunk_texts
 from flowbed.lanes.claims import WAITING, release_dead_workers
-from flowbed.pipeline.changes import Scan, changes
+from flowbed.pipeline.changes import changes
+from flowbed.pipeline.comparing.records import Scan
 from flowbed.pipeline.estimate import counts_as_billed, least_seconds, outlook, past
 from flowbed.pipeline.staging import Draft, StagedPlan, StagedSource
 from flowbed.pipeline.sync import check_space, prepare
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from flowbed.lanes.contexts import RunContext
     from flowbed.ledger import ChunkRow
     from flowbed.pipeline import ConfiguredSource
-    from flowbed.pipeline.changes import Change
+    from flowbed.pipeline.comparing.records import Change
     from flowbed.pipeline.staging import Part
 
 
@@ -160,7 +161,7 @@ class _Planner:
             token=cursor.token,
             after=after,
             rules=feed.rules.fingerprint,
-            complete=scan.complete,
+            complete=scan.relisted,
             problems=tuple(scan.problems),
             withheld=scan.withheld,
             parts=tuple(kept),

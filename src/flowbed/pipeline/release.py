@@ -14,7 +14,7 @@ from flowbed.pipeline.changes import RELEASING
 from flowbed.pipeline.estimate import outlook
 from flowbed.pipeline.run import finish, recover
 from flowbed.pipeline.staging import mark_released, read_documents, read_part, released
-from flowbed.pipeline.sync import Synced, apply, check_space, replace_letters, write_batch
+from flowbed.pipeline.sync import Synced, apply, check_space, settle_letters, write_batch
 from flowbed.pipeline.work import Result, RunOptions, Selection, embed_selection
 from flowbed.records import Problem
 from flowbed.telemetry import PLAN_RELEASED, PROGRESS, STAGE, reached
@@ -144,9 +144,10 @@ async def release(plan: StagedPlan, feed: ConfiguredSource, context: ModelContex
             cursor = await _apply_all(plan, name, cursor, done, context)
         except Conflict:
             continue  # with another process that releases the same plan or fetches: the cursor says which
-        if source.complete or source.withheld:
-            problems = source.problems if source.complete else None
-            await replace_letters(name, problems, context, withheld=source.withheld)
+        if source.complete or source.withheld or source.problems:
+            await settle_letters(
+                name, source.problems, context, relisted=source.complete, withheld=source.withheld
+            )
         end = cursor.token + (1 if source.parts or source.after != source.value else 0)
         # Marked before the last step: after it, the cursor does not show that this plan was released.
         await mark_released(context.store, plan.plan_id, name, token=end)

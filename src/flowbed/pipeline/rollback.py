@@ -21,7 +21,7 @@ from flowbed.errors import Conflict, NotFound
 from flowbed.index.datasets import UNREADABLE
 from flowbed.index.lease import held
 from flowbed.index.versions import newest_version
-from flowbed.index.versions.history import restore, restored_since, runs_in, tag, untag
+from flowbed.index.versions.history import restore, restored_since, rollback_tag, runs_in, tag, untag
 from flowbed.lanes.failures import RunStats
 from flowbed.ledger import Rollback, Swap
 from flowbed.pipeline.changes import RELEASING
@@ -81,13 +81,13 @@ async def roll_back(context: IndexContext, live: Live, target: int) -> Rollback:
                 return done  # repeated, or interrupted at the very end
         if target == newest:
             return Rollback(collection=collection, target=target, version=newest, at=context.clock())
-        await tag(live, _tag(target), target, datasets=context.datasets)
+        await tag(live, rollback_tag(target), target, datasets=context.datasets)
         reached(ROLLBACK_TAGGED, collection=collection, target=target)
         await _mark_merged(context, live, newest)
         version = await restore(live, target, datasets=context.datasets)
         reached(ROLLBACK_RESTORED, collection=collection, target=target, version=version)
         done = await _record(context, live, target=target, version=version)
-        await untag(live, _tag(target), datasets=context.datasets)
+        await untag(live, rollback_tag(target), datasets=context.datasets)
         await catch_up(context, live)  # the last time, so that plans made from now on are not disturbed
         return done
 
@@ -145,7 +145,7 @@ async def catch_up(context: IndexContext, live: Live) -> int:
     newest, restored = await restored_since(live, seen, datasets=context.datasets)
     for each in restored:
         await _record(context, live, target=each.target, version=each.version)
-        await untag(live, _tag(each.target), datasets=context.datasets)
+        await untag(live, rollback_tag(each.target), datasets=context.datasets)
     if newest <= seen:
         return newest
     # A commit may have merged a run while it was being reverted, and died before it marked the run.
@@ -215,11 +215,6 @@ def _moved(again: Sequence[DocumentRow], cursor: Cursor) -> Swap:
     whole = again or cursor.value.startswith(RELEASING)
     forgotten = [replace(row, etag="", hash="") for row in again]
     return Swap(cursor=cursor, value="" if whole else cursor.value, documents=forgotten)
-
-
-def _tag(target: int) -> str:
-    """Return the tag that keeps a version from being dropped during a rollback to it."""
-    return f"rollback-{target}"
 
 
 async def _mark_merged(context: IndexContext, live: Live, newest: int) -> None:

@@ -59,8 +59,8 @@ class StagedSource:
     """The part of a plan about one source.
 
     `value` and `token` are the cursor as it was read, `after` its value once everything is released. `rules` is the
-    fingerprint of the chunking rules. `complete` says that the listing was complete, and with it the problems; `empty`
-    why it listed no documents.
+    fingerprint of the chunking rules. `complete` says that everything was listed, so that the problems are all there
+    are; `empty` why no documents were.
     """
 
     value: str

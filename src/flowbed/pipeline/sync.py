@@ -13,18 +13,19 @@ from flowbed.index.forgotten import read_blocked
 from flowbed.lanes.batch_files import batch_key, encode_batch
 from flowbed.ledger import BatchRow, ChunkRow, DeadLetter, Swap
 from flowbed.ledger.rows import WITHHELD
-from flowbed.pipeline.changes import Scan, changes
+from flowbed.pipeline.changes import changes
+from flowbed.pipeline.comparing.records import Scan
 from flowbed.records import Problem, Status, batch_id
 from flowbed.storage.compression import plain
 from flowbed.telemetry import BATCH_REGISTERED, BATCH_WRITTEN, FETCH_SWAPPED, PROGRESS, STAGE, reached
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from flowbed.lanes.contexts import Context, ModelContext
     from flowbed.ledger import Cursor, DocumentRow, Ledger, Progress
     from flowbed.pipeline import ConfiguredSource
-    from flowbed.pipeline.changes import Change
+    from flowbed.pipeline.comparing.records import Change
 
 # Two runs that fetch the same source make each other's swaps fail; after this many tries this one leaves it to the
 # other.
@@ -107,8 +108,14 @@ async def sync(
             continue
         done.problems, done.withheld, done.empty = scan.problems, scan.withheld, scan.empty
         if scan.judged and (troubled or scan.problems or scan.withheld):
-            problems = scan.problems if scan.complete else None
-            await replace_letters(source, problems, context, withheld=scan.withheld)
+            await settle_letters(
+                source,
+                scan.problems,
+                context,
+                relisted=scan.relisted,
+                gone=scan.gone,
+                withheld=scan.withheld,
+            )
         return done
     reason = "another run is fetching it at the same time, so this fetch was discarded; run again"
     done.problems.append(Problem(subject=f"source {source}", reason=reason))
@@ -249,20 +256,48 @@ async def apply(cursor: Cursor, prepared: Prepared, ledger: Ledger) -> Cursor:
     return moved
 
 
-async def replace_letters(
-    source: str, problems: Sequence[Problem] | None, context: Context, *, withheld: str
+async def settle_letters(
+    source: str,
+    problems: Sequence[Problem],
+    context: Context,
+    *,
+    relisted: bool,
+    withheld: str,
+    gone: Collection[str] = (),
 ) -> None:
-    """Replace the source's dead letters by the problems of a complete scan, and by why it withheld deletions.
+    """Make the problems of a scan, and why it withheld deletions, the dead letters of a source.
 
-    A scan of what changed only has no `problems` to replace the others by.
+    Those of a scan that listed everything again replace all others. A scan of what changed leaves the others, but for
+    documents that it could read or that are `gone`: the source does not list the rest again by itself.
     """
-    left = [(problem.subject, problem.reason) for problem in problems or () if not problem.skipped]
-    left += [(WITHHELD, withheld)] if withheld else []
-    letters = [
-        DeadLetter(kind="source", owner=source, subject=subject, reason=reason, at=context.clock())
-        for subject, reason in left
-    ]
-    subjects = (WITHHELD,) if problems is None else ()
-    await context.ledger.dead_letters.remove("source", owner=source, subjects=subjects)
-    if letters:
-        await context.ledger.dead_letters.add(letters)
+    failed = {problem.subject: problem.reason for problem in problems if not problem.skipped}
+    letters = context.ledger.dead_letters
+    if relisted:
+        await letters.remove("source", owner=source)
+    else:
+        settled = await _settled(source, context.ledger, gone)
+        await letters.remove("source", owner=source, subjects=[WITHHELD, *settled - failed.keys()])
+    left = {**failed, **({WITHHELD: withheld} if withheld else {})}
+    if left:
+        await letters.add(
+            [
+                DeadLetter(kind="source", owner=source, subject=subject, reason=reason, at=context.clock())
+                for subject, reason in left.items()
+            ]
+        )
+
+
+async def _settled(source: str, ledger: Ledger, gone: Collection[str]) -> set[str]:
+    """Return the subjects of dead letters that are documents which were stored since, or are gone."""
+    written = {
+        letter.subject: letter.at
+        async for page in ledger.dead_letters.pages()
+        for letter in page
+        if (letter.kind, letter.owner) == ("source", source)
+    }
+    rows = await ledger.documents.get(source, list(written)) if written else {}
+    return {subject for subject, at in written.items() if subject in gone or _is_newer(rows.get(subject), at)}
+
+
+def _is_newer(row: DocumentRow | None, at: int) -> bool:
+    return row is not None and row.generation > at

@@ -13,7 +13,7 @@ from flowbed.index.versions import Manifest, newest_manifest, state
 from flowbed.publish import PublishReport, open_publication
 from flowbed.publish.records import read_record, write_record
 from flowbed.records import Problem
-from flowbed.records.vector_stores import is_store
+from flowbed.records.names import is_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flowbed.records import canonical, row_hash, text_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from flowbed.records import Scalar
 
@@ -75,6 +75,11 @@ class Page:
     `cursor` is the position after this page. `complete` on the last page says that the fetch covered the whole source,
     so that documents it listed neither as entry nor as problem are gone. `empty` on the last page says why nothing at
     all was listed, such as a pattern that no file fits.
+
+    For sources that go on from fetch to fetch: `present` on the last page are documents that are there and were listed
+    by an earlier fetch. `within` restricts what a complete fetch covers to documents whose ids begin with one of these;
+    the others are kept, unless they are `gone`. So are those whose ids begin with one of `kept`: the options choose
+    them, and this fetch does not say which of them are there.
     """
 
     entries: Sequence[Entry] = ()
@@ -83,6 +88,9 @@ class Page:
     cursor: str = ""
     complete: bool = False
     empty: str = ""
+    present: Collection[str] = ()
+    within: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

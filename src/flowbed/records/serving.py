@@ -157,7 +157,8 @@ class Serving:
     key that names models is limited to them unless it has the admin scope; with "strict", even then. `token_arrays`
     says whose token ids requests contain, `coalescing` for which models concurrent requests are joined. Pages of
     `origins` may send requests without a key while there are no keys. Writes of Chroma's clients are answered when they
-    are durable, or committed too, according to `chroma_writes`.
+    are durable, or committed too, according to `chroma_writes`. Without `execute_jobs`, a server leaves jobs, batches
+    and the files of vector stores to workers.
     """
 
     models: tuple[str, ...]
@@ -176,6 +177,7 @@ class Serving:
     origins: tuple[str, ...] = ()
     chroma_writes: ChromaWrites = "off"
     priority_seconds: float = 20.0
+    execute_jobs: bool = True
 
     def names(self, *specs: str) -> frozenset[str]:
         """Return the names of the served models, of `specs` and of the aliases: vendor:model, and model alone."""

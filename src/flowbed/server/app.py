@@ -7,7 +7,6 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
@@ -26,10 +25,11 @@ from flowbed.server.api import (
     jobs,
     models,
     search,
-    vector_stores,
 )
 from flowbed.server.api.batch_lines import HttpLineCodec
 from flowbed.server.api.embeddings import DirectRoutes
+from flowbed.server.api.openapi import DescribedApplication
+from flowbed.server.api.vector_stores import STORE_ROUTES
 from flowbed.server.chroma import CHROMA_ROUTES
 from flowbed.server.http.body import BODY_SECONDS
 from flowbed.server.http.errors import WrongMethod, http_error
@@ -46,6 +46,7 @@ from flowbed.workers.opening import worker_beside_requests
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from fastapi import APIRouter, FastAPI, Request, Response
     from fastapi.telemetry import TelemetryConfig
     from starlette.routing import BaseRoute
 
@@ -65,7 +66,7 @@ ROUTES: tuple[Callable[[Service], APIRouter], ...] = (
     jobs.routes,
     job_events.routes,
     search.routes,
-    vector_stores.routes,
+    *STORE_ROUTES,
     documents.routes,
     collections.routes,
     maps.routes,
@@ -107,7 +108,7 @@ def create_app(
         "logs": False,
         "operation_spans": False,
     }
-    app = FastAPI(
+    app = DescribedApplication(
         title="Flowbed",
         version=version("flowbed"),
         summary="OpenAI's embeddings, files and batches, and search over the project's collections.",
@@ -162,7 +163,12 @@ def create_app(
 
 
 def working(app: FastAPI, service: Service, *, clock: Callable[[], float] = time.perf_counter) -> Worker:
-    """Create the worker that executes the application's batches and jobs; `clock` is the application's."""
+    """Create the worker that executes the application's batches and jobs; `clock` is the application's.
+
+    With `execute_jobs = false` in the settings, it executes none: workers of their own do.
+    """
+    if not service.serving.execute_jobs:
+        return worker_beside_requests(service, [])
     load: Load = app.state.load
     metrics: Metrics = app.state.metrics
     batches = BatchJobs(service, HttpLineCodec(), busy=lambda: load.is_busy(clock()), done=metrics.lines)

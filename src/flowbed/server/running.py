@@ -159,6 +159,13 @@ class Workers(Multiprocess):
 
     stopped_by: signal.Signals | None = None
 
+    def keep_subprocess_alive(self) -> None:
+        """Replace workers that have died, also one that was killed before it could answer."""
+        for worker in self.processes:
+            # The worker has its own. While ours is open too, its death does not end the wait for its answer.
+            worker.child_conn.close()
+        super().keep_subprocess_alive()
+
     def handle_int(self) -> None:
         """Stop on Ctrl-C."""
         self.stopped_by = signal.SIGINT

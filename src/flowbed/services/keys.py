@@ -111,6 +111,7 @@ class KeyService:
         )
         await mark_keys(self._store, now=self._clock())
         await self._rows.create(row)
+        self._required = True
         return row, token
 
     async def all(self) -> list[KeyRow]:

@@ -13,9 +13,9 @@ from flowbed.embedding.cache.write_behind import WriteBehind
 from flowbed.embedding.wrappers.coalesced import Coalesced
 from flowbed.errors import Error, Misconfigured, NotFound
 from flowbed.records.serving import CacheStats, Health, ModelInfo
+from flowbed.services.embedding.popular_texts import PopularTexts
+from flowbed.services.embedding.served_model import is_allowed
 from flowbed.services.opening import open_models
-from flowbed.services.popular_texts import PopularTexts
-from flowbed.services.served_model import is_allowed
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.embedding.wrappers.breaker import Breaker
     from flowbed.records.serving import Caller, Serving
+    from flowbed.services.embedding.served_model import ServedModel
     from flowbed.services.project import Project
-    from flowbed.services.served_model import ServedModel
 
 # Seconds after which a model without an answer is unhealthy; a cold local model loads its weights in less.
 PROBE_SECONDS = 20.0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.embedding import Rated
 from flowbed.errors import Misconfigured
-from flowbed.services.served_model import ServedModel
+from flowbed.services.embedding.served_model import ServedModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Quotas of each key: requests per minute and tokens per day, counted in memory, and embeddings per day, leased."""
+"""Quotas of each key: requests per minute, tokens per day, and embeddings per day, which are leased from the ledger."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
 from flowbed.embedding.wrappers.buckets import Gcra
+from flowbed.embedding.wrappers.request_rates import MemoryRates
 from flowbed.errors import Exhausted, Misconfigured, TooMany
 from flowbed.records.serving import Allowance, TierLimits
 from flowbed.records.values import count
-from flowbed.services.embedding_quota import EmbeddingQuota
+from flowbed.services.embedding.quota import EmbeddingQuota
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from flowbed.embedding.wrappers.request_rates import RequestRates
     from flowbed.ledger import Ledger
     from flowbed.records.serving import Caller
 
@@ -58,9 +60,13 @@ class QuotaService:
         *,
         tiers: Mapping[str, TierLimits],
         clock: Callable[[], int],
+        rates: RequestRates | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Keep counts in `ledger`; `clock` returns microseconds since 1970, `monotonic` seconds."""
+        """Keep counts in `ledger`; `clock` returns microseconds since 1970, `monotonic` seconds.
+
+        `rates` count the requests of a minute, None for those of this process alone.
+        """
         self._ledger = ledger
         self._tiers = tiers
         self._clock = clock
@@ -69,7 +75,8 @@ class QuotaService:
         self._uses: dict[str, _Use] = {}
         # Counts of past days that are not written yet.
         self._earlier: list[tuple[str, dict[str, int]]] = []
-        self._requests = Gcra(monotonic)
+        self._rates = MemoryRates(monotonic) if rates is None else rates
+        self._requests = Gcra(monotonic)  # as the rates said last
         self._embeddings = EmbeddingQuota(ledger.quotas, monotonic=monotonic)
         self._seen: dict[str, int] = {}
         self._seen_at = 0.0
@@ -103,7 +110,7 @@ class QuotaService:
             return
         tier = self._tier(caller)
         if tier.requests is not None and not caller.background:
-            self._take(caller.key, tier.requests)
+            await self._take(caller.key, tier.requests)
         self._seen[caller.key] = self._clock()
         if tier.tokens is not None and self._use(caller.key) is None:
             async with self._loading:  # concurrent callers read the ledger once
@@ -263,16 +270,15 @@ class QuotaService:
         if self._use(key) is None and day == self._name(self._day):
             self._begin(key).total = used.get(key, 0)
 
-    def _take(self, key: str, requests: int) -> None:
+    async def _take(self, key: str, requests: int) -> None:
         """Take one request, of the up to `requests` that a minute holds."""
-        cost = MINUTE / requests
-        over = self._requests.backlog(key) + cost - MINUTE
-        if over > 1e-9:  # noqa: PLR2004 - what adding floats loses
+        taken = await self._rates.take(key, cost=MINUTE / requests, most=MINUTE)
+        self._requests.set(key, taken.backlog)
+        if taken.wait:
             raise TooMany(
-                f"Rate limit reached: {count(requests, 'request')} a minute. Please try again in {over:.3g} s.",
-                retry_after=over,
+                f"Rate limit reached: {count(requests, 'request')} a minute. Please try again in {taken.wait:.3g} s.",
+                retry_after=taken.wait,
             )
-        self._requests.take(key, cost)
 
     def _tier(self, caller: Caller) -> TierLimits:
         tier = self._tiers.get(caller.tier)

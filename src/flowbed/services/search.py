@@ -7,8 +7,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import NotFound
-from flowbed.services.inputs import most_tokens, require_within, surely_within
-from flowbed.services.served_model import allow
+from flowbed.services.embedding.inputs import most_tokens, require_within, surely_within
+from flowbed.services.embedding.served_model import allow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from flowbed.index.search.fields import Fields
     from flowbed.records import SearchResults
     from flowbed.records.serving import Caller, Serving
+    from flowbed.services.embedding.served_model import ServedModel
     from flowbed.services.models import Models
     from flowbed.services.project import Project
     from flowbed.services.quotas import QuotaService
-    from flowbed.services.served_model import ServedModel
 
 
 # Searches of one key that are begun: half of the threads that asyncio has for blocking work.
@@ -39,7 +39,7 @@ class SearchService:
         """Search `bed` with the served `models`, within `quotas` and the operator's choices in `serving`."""
         self._bed, self._quotas, self._serving = bed, quotas, serving
         self._embedder: Embedder | None = None
-        self._served = _served(bed.model, models)
+        self._models, self._served = models, _served(bed.model, models)
         self._turns: dict[str, asyncio.Semaphore] = {}  # by key
 
     async def find(self, caller: Caller, query: str | Sequence[float], **options: Any) -> SearchResults:
@@ -53,6 +53,7 @@ class SearchService:
             NotFound, Rejected, Misconfigured, Transient: as `Flowbed.find` does.
         """
         embedder = await self._admitted(caller)
+        served = await self._served_of(caller, options.get("collection"), embedder)
         if not isinstance(query, str) or options.get("mode") == "text" or options.get("like") is not None:
             return await self._unembedded(caller, query, options)
         most = most_tokens(query)
@@ -64,7 +65,7 @@ class SearchService:
         self._quotas.hold(caller, most)
         tokens = 0
         try:
-            embedded = await self._embedded(query)
+            embedded = await _embedded(query, served)
             if embedded is not query:  # paid for, even if the search fails
                 tokens, options = embedder.count(query), {**options, "text": query}
             found = await self._found(caller, embedded, options)
@@ -128,13 +129,32 @@ class SearchService:
         # The thread of a search cannot be stopped: the turn ends with it, not when the caller leaves.
         return await asyncio.shield(search)
 
-    async def _embedded(self, query: str) -> str | list[float]:
-        """Return the vector of a query if its model is served; an empty query has none."""
-        if self._served is None or not query.strip():
-            return query
-        sent = (await asyncio.to_thread(self._served.embedder.read, query)).sent
-        vector: list[float] = (await self._served.embed([sent], purpose="query")).vectors[0].tolist()
-        return vector
+    async def _served_of(
+        self, caller: Caller, collection: str | None, project: Embedder
+    ) -> ServedModel | None:
+        """Return the served model that embeds a query: the project's, or that of a collection of another space.
+
+        Raises:
+            Forbidden: the caller's key may not use that model.
+        """
+        live = None if collection is None else await self._bed.reader().live(collection)
+        if live is None or live.space.fingerprint == project.space.fingerprint:
+            return self._served
+        for each in self._models.listed():
+            if each.space == live.space.fingerprint:
+                found = self._models.named(each.id)
+                allow(found.id, found.names, caller, self._serving)
+                return found
+        return None
+
+
+async def _embedded(query: str, served: ServedModel | None) -> str | list[float]:
+    """Return the vector of a query if its model is served; an empty query has none."""
+    if served is None or not query.strip():
+        return query
+    sent = (await asyncio.to_thread(served.embedder.read, query)).sent
+    vector: list[float] = (await served.embed([sent], purpose="query")).vectors[0].tolist()
+    return vector
 
 
 def _served(spec: str, models: Models) -> ServedModel | None:

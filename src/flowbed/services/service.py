@@ -10,7 +10,7 @@ from flowbed.services.batches.jobs import JobService
 from flowbed.services.chroma.service import open_chroma
 from flowbed.services.documents.records import RecordService
 from flowbed.services.documents.service import DocumentService
-from flowbed.services.embeddings import EmbeddingService
+from flowbed.services.embedding.embeddings import EmbeddingService
 from flowbed.services.events import EventService
 from flowbed.services.files import FileService
 from flowbed.services.jobs.jobs import IndexJobService
@@ -85,7 +85,12 @@ async def open_service(bed: Project, *, hints: Hints | None = None) -> AsyncIter
         detach=bed.ledger.vector_store_files.detach,
     )
     async with (
-        QuotaService(bed.ledger, tiers=serving.tiers, clock=bed.clock) as quotas,
+        QuotaService(
+            bed.ledger,
+            tiers=serving.tiers,
+            clock=bed.clock,
+            rates=bed.embedder_stack().request_rates(),
+        ) as quotas,
         EventService(bed) as events,
     ):
         browse, keys = BrowseService(bed, serving), bed.keys()

@@ -10,6 +10,7 @@ from flowbed.settings.aws import (
 )
 from flowbed.settings.environment import (
     CommitRules,
+    chroma_database,
     chroma_token,
     commit_rules,
     ledger_url,
@@ -24,18 +25,20 @@ from flowbed.settings.environment import (
 )
 from flowbed.settings.file import BEGINNING, add_source, remove_source
 from flowbed.settings.model_cache import model_cache
-from flowbed.settings.project import FILE, Settings, SourceSettings, checked_name, read_settings
+from flowbed.settings.project import FILE, PASSED, Settings, SourceSettings, checked_name, read_settings
 from flowbed.settings.serving import fallback, serving
 
 __all__ = [
     "BEGINNING",
     "FILE",
+    "PASSED",
     "CommitRules",
     "Deployment",
     "Settings",
     "SourceSettings",
     "add_source",
     "checked_name",
+    "chroma_database",
     "chroma_token",
     "commit_rules",
     "deployment",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured
-from flowbed.settings.environment import SOURCE_TOKENS
+from flowbed.settings.environment import SOURCE_TOKENS, STORAGE_MODE
 from flowbed.settings.project import FILE, PASSED, PublishSettings, Settings
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ CHROMA_URL, CHROMA_HOST, CHROMA_PORT = "CHROMA_HTTP_ENDPOINT", "CHROMADB_HOST", 
 # Keys of providers and sources: any of them may hold the ARN of a secret in place of the key.
 KEYS = ("OPENAI_API_KEY", "VOYAGE_API_KEY", "CO_API_KEY", "COHERE_API_KEY", "HF_TOKEN", "CHROMA_TOKEN")
 SECRET = re.compile(r"arn:aws[\w-]*:secretsmanager:[\w-]+:\d*:secret:.+")
-# The name of the publication to the Chroma server that the variables name.
-CHROMA = "chroma-server"
+PORT, LARGEST_PORT = re.compile("[0-9]{1,5}"), 65_535
+# The kinds, and the names, of the publications that the variables ask for.
+CHROMA, SNAPSHOTS = "chroma-server", "chroma"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +74,10 @@ def function_folder() -> Path:
     folder = Path(tempfile.gettempdir()) / f"flowbed-{name}"
     try:
         (folder / PASSED).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Settings that passed validation when the package was built are not validated again.
-        for file in (FILE, PASSED):
-            _copy(package / file, folder / file)
+        _copy(package / FILE, folder / FILE)
+        # Settings that passed validation when the package was built, or in an earlier call, are not validated again.
+        if (package / PASSED).exists():
+            _copy(package / PASSED, folder / PASSED)
     except OSError as error:
         raise Misconfigured(f"the function's folder {folder} cannot be written: {error.strerror}") from error
     return folder
@@ -120,26 +122,35 @@ def as_deployed(settings: Settings) -> Settings:
     default = Settings()
     completed = settings
     if settings.store == default.store and (bucket := _bucket()):
-        completed = replace(completed, store=bucket if "://" in bucket else f"s3://{bucket}")
+        completed = replace(completed, store=bucket)
     table = os.environ.get(TABLE, "").strip()
     if settings.ledger == default.ledger and table:
-        completed = replace(completed, ledger=f"dynamodb://{table}")
-    server = _chroma_server()
-    if not server or any(each.kind == CHROMA for each in settings.publish.values()):
-        return completed
-    publication = PublishSettings(kind=CHROMA, collections=["*"], options={"url": server})
-    return replace(completed, publish={**settings.publish, CHROMA: publication})
+        completed = replace(completed, ledger=table if "://" in table else f"dynamodb://{table}")
+    wanted: dict[str, dict[str, str]] = {}
+    if server := _chroma_server():
+        wanted[CHROMA] = {"url": server}
+    if os.environ.get(STORAGE_MODE, "").strip():
+        wanted[SNAPSHOTS] = {}
+    configured = {each.kind for each in settings.publish.values()}
+    added = {
+        kind: PublishSettings(kind=kind, collections=["*"], options=options)
+        for kind, options in wanted.items()
+        if kind not in configured
+    }
+    return replace(completed, publish={**added, **settings.publish})
 
 
 def _bucket() -> str:
+    """Return the address of the bucket that the variables name, or ""; each may have it as a name or an address."""
     found = {name: value for name in BUCKETS if (value := os.environ.get(name, "").strip())}
-    if len(set(found.values())) > 1:
+    addresses = {(value if "://" in value else f"s3://{value}").rstrip("/") for value in found.values()}
+    if len(addresses) > 1:
         named = " and ".join(f"{name} = {value}" for name, value in found.items())
         raise Misconfigured(
             f"{named} name several buckets, and a store is in one: name the same one in each, or set store in"
             " flowbed.toml"
         )
-    return next(iter(found.values()), "")
+    return next(iter(addresses), "")
 
 
 def _chroma_server() -> str:
@@ -149,6 +160,7 @@ def _chroma_server() -> str:
     host, port = os.environ.get(CHROMA_HOST, "").strip(), os.environ.get(CHROMA_PORT, "").strip() or "8000"
     if not host:
         return ""
-    if not port.isdecimal():
+    if PORT.fullmatch(port) is None or not 0 < int(port) <= LARGEST_PORT:
         raise Misconfigured(f"{CHROMA_PORT} is {port!r}; it has to be a port, such as 8000")
-    return f"http://{host}:{port}"
+    scheme, _, name = host.rpartition("://")
+    return f"{scheme or 'http'}://{name.rstrip('/')}:{port}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from flowbed.embedding.options import TABLE
 from flowbed.embedding.vendors import vendor_of
 from flowbed.errors import Misconfigured
 
@@ -27,7 +29,8 @@ STANDARD = {
     "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
     "profile": ("AWS_PROFILE", "AWS_DEFAULT_PROFILE"),
 }
-# The variable with the token of each kind of source that is read over an API, or that asks one.
+# The variable with the token of each kind of source that is read over an API, or that asks one; that of a kind of
+# another package is its name with `_TOKEN`.
 SOURCE_TOKENS = {
     "backlog": "BACKLOG_API_KEY",
     "discord": "DISCORD_TOKEN",
@@ -91,7 +94,8 @@ def provider_options(config: Settings, model: str) -> tuple[str, dict[str, str]]
     """Return a model as vendor:name and the options of its provider from `[providers.NAME]`.
 
     A provider that is not named after its vendor sets `vendor`. Only the vendor's own table is completed from the
-    variables of the vendor's packages, so that a key is never sent to an address it was not made for.
+    variables of the vendor's packages, so that a key is never sent to an address it was not made for. Another table's
+    name is among the options as `TABLE`, for messages.
     """
     provider, _, name = model.partition(":")
     own = config.providers.get(provider, {})
@@ -104,6 +108,8 @@ def provider_options(config: Settings, model: str) -> tuple[str, dict[str, str]]
     }
     options = {**{option: value for option, value in found.items() if value}, **own}
     options.pop("vendor", None)
+    if vendor != provider:
+        options[TABLE] = provider
     if name in config.prices:
         options.setdefault("price", str(config.prices[name]))
     return f"{vendor}:{name}", options
@@ -126,8 +132,8 @@ def commit_rules(config: Settings) -> CommitRules:
         Misconfigured: a variable is not of its form, or the heartbeat is too slow for the lease.
     """
     own = config.commit
-    minutes = _chosen(own.lease_minutes, "LOCK_DURATION_MINUTES", float, 1.0)
-    heartbeat = _chosen(own.heartbeat_seconds, "HEARTBEAT_INTERVAL_SECONDS", float, minutes * 20)
+    minutes = _chosen(own.lease_minutes, "LOCK_DURATION_MINUTES", _finite, 1.0)
+    heartbeat = _chosen(own.heartbeat_seconds, "HEARTBEAT_INTERVAL_SECONDS", _finite, minutes * 20)
     if not 0 < 2 * heartbeat <= 60 * minutes:
         raise Misconfigured(
             f"a lease of {60 * minutes:g} s that is renewed every {heartbeat:g} s would expire after one lost renewal:"
@@ -159,6 +165,13 @@ def _chosen(own: Value | None, variable: str, parse: Callable[[str], Value], def
         raise Misconfigured(f"{variable} is {said!r}, which is not of its form") from None
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
 def _switch(text: str) -> bool:
     known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if text.lower() not in known:
@@ -169,6 +182,13 @@ def _switch(text: str) -> bool:
 def chroma_token() -> str:
     """Return the token that is sent to a Chroma server (`CHROMA_TOKEN`), or ""."""
     return os.environ.get("CHROMA_TOKEN", "")
+
+
+def chroma_database() -> tuple[str, str]:
+    """Return a tenant of a Chroma server (`CHROMA_TENANT`) and its database (`CHROMA_DATABASE`), or Chroma's own."""
+    names = (("CHROMA_TENANT", "default_tenant"), ("CHROMA_DATABASE", "default_database"))
+    tenant, database = (os.environ.get(name) or default for name, default in names)
+    return tenant, database
 
 
 def _has_default_profile() -> bool:
@@ -186,7 +206,8 @@ def _has_default_profile() -> bool:
 
 def source_token(kind: str) -> str:
     """Return the token of the API that sources of a kind are read from (`SLACK_TOKEN`), or ""."""
-    return os.environ.get(SOURCE_TOKENS[kind], "").strip() if kind in SOURCE_TOKENS else ""
+    name = SOURCE_TOKENS.get(kind, f"{kind.upper().replace('-', '_')}_TOKEN")
+    return os.environ.get(name, "").strip()
 
 
 def shared_counts() -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import tomllib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from flowbed.errors import Misconfigured
+from flowbed.records.names import is_name, rule
 from flowbed.storage.atomic import make_private_file
 
 if TYPE_CHECKING:
@@ -25,15 +25,12 @@ if TYPE_CHECKING:
     Options = dict[str, str]
 
 FILE = "flowbed.toml"
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-# Top-level keys of the store that no source or collection may take.
-RESERVED = {"files", "forgotten", "index-jobs", "jobs", "plans", "submissions"}
 # Holds the fingerprint of the last file that passed validation.
 PASSED = ".flowbed/settings.passed"
 PREFIX = "FLOWBED_"
 PACKAGE = Path(__file__).parent.parent
 # What decides which settings are valid, below the package: a change of any of them validates every file again.
-RULES = ("records/serving.py", "settings/checking.py", "settings/project.py")
+RULES = ("records/names.py", "records/serving.py", "settings/checking.py", "settings/project.py")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +84,7 @@ class ServeSettings:
     origins: tuple[Annotated[str, Field(pattern="^https?://[^/*]+/?$")], ...] = ()
     chroma_writes: ChromaWrites = "off"
     priority_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20
+    execute_jobs: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,9 +348,6 @@ def checked_name(name: str, what: str) -> str:
     Raises:
         Misconfigured: the name cannot.
     """
-    if not NAME.fullmatch(name) or name in RESERVED:
-        raise Misconfigured(
-            f"{what} name {name!r} cannot be used: use lower-case letters, digits, - and _, starting with a letter or"
-            f" digit; {', '.join(sorted(RESERVED))} are reserved"
-        )
+    if not is_name(name):
+        raise Misconfigured(f"{what} name {name!r} cannot be used: {rule()}")
     return name

@@ -64,6 +64,7 @@ def serving(config: Settings) -> Serving:
         origins=tuple(origin.lower().rstrip("/") for origin in serve.origins),
         chroma_writes=serve.chroma_writes,
         priority_seconds=serve.priority_seconds,
+        execute_jobs=serve.execute_jobs,
     )
 
 

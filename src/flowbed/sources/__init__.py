@@ -59,6 +59,34 @@ class Linking(Protocol):
         ...
 
 
+@runtime_checkable
+class Explaining(Protocol):
+    """A source that can say why a document is not among those that it lists."""
+
+    def unlisted(self, document: str) -> str | None:
+        """Say why no document of this id can be read, "" if one can; None if there is nothing of that name.
+
+        Blocks; it looks at nothing that a listing leaves out.
+
+        Raises:
+            Misconfigured: the location does not exist or cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class Local(Protocol):
+    """A source whose documents are in files of this machine."""
+
+    def require_place(self) -> None:
+        """Check that the location is there and can be listed. Blocks; reads no document.
+
+        Raises:
+            Misconfigured: the location does not exist or cannot be read.
+        """
+        ...
+
+
 VENDORS = {
     "backlog": "flowbed.sources.backlog:open_backlog",
     "discord": "flowbed.sources.discord:open_discord",
@@ -77,7 +105,7 @@ def kinds() -> dict[str, str]:
     return {**{point.name: point.value for point in entry_points(group="flowbed.sources")}, **VENDORS}
 
 
-# Kinds whose opener takes the token or key of an API.
+# Kinds of Flowbed whose opener takes the token or key of an API; one of another package does where it has a `token`.
 WITH_TOKEN = frozenset({"backlog", "discord", "gitlab", "receipts", "slack"})
 
 
@@ -104,6 +132,12 @@ def open_source(
         )
     module, _, attribute = known[kind].partition(":")
     opener: Callable[..., Source] = getattr(import_module(module), attribute)
-    if kind in WITH_TOKEN:
+    if kind in WITH_TOKEN or (kind not in VENDORS and _takes_token(opener)):
         return opener(location, folder=folder, options=options, clock=clock, token=token)
     return opener(location, folder=folder, options=options, clock=clock)
+
+
+def _takes_token(opener: Callable[..., Source]) -> bool:
+    from inspect import signature  # slow to load, and only needed for kinds of other packages
+
+    return "token" in signature(opener).parameters

@@ -76,6 +76,14 @@ class Lines:
         async for page in in_threads(self._pages(cursor)):
             yield page
 
+    def require_place(self) -> None:
+        """Check that the file, the folder, or a file of the pattern is there.
+
+        Raises:
+            Misconfigured: it is not, or cannot be read.
+        """
+        self._files([])
+
     def records(self) -> Iterator[Mapping[str, Any]]:
         """Yield every record that can be read, as it is, in the memory of the longest of them.
 
@@ -271,6 +279,10 @@ def _records(path: Path) -> Iterator[tuple[int, bytes, str]]:
         records: Iterable[tuple[int, bytes, str]] | None = None
         if path.suffix.lower() == ".json":
             head = start + file.read(LONGEST_RECORD)
+            if not head.strip():
+                # One that is being written; without records, it would be a list without items.
+                yield 0, b"", "the file is empty, which is not JSON; a list without records is []"
+                return
             records = _whole(head)
             if records is None and head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
                 records = items(file, longest=LONGEST_RECORD)

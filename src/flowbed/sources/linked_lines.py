@@ -46,6 +46,14 @@ class LinkedLines:
         """List every record, or nothing if no file was touched since `cursor`."""
         return self.lines.fetch(cursor)
 
+    def require_place(self) -> None:
+        """Check that the dumps are there.
+
+        Raises:
+            Misconfigured: they are not, or cannot be read.
+        """
+        self.lines.require_place()
+
     def linked(self, link: str, cursor: str) -> Linked | None:  # noqa: ARG002 - a dump is read as a whole
         """Return what a link points to: the dumps are read up to its record, and whole if they do not have it."""
         wanted = self.address(link)

@@ -123,6 +123,9 @@ def open_store(url: str, *, folder: Path, options: Mapping[str, str] | None = No
         Misconfigured: the scheme or an option is unknown, or the folder cannot be created.
     """
     scheme = url.partition("://")[0] if "://" in url else ""
+    start = url.partition(":")[0]
+    if start and start != url and start in KINDS and not scheme:
+        raise Misconfigured(f"store {url!r} lacks the slashes after {start}: write {start}://...")
     target = KINDS.get(scheme)
     if target is None:
         raise Misconfigured(

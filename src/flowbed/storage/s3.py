@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
 
     from obstore import GetResult, ObjectMeta
-    from obstore.store import ClientConfig, S3Config
+    from obstore.store import BackoffConfig, ClientConfig, S3Config
 
     from flowbed.storage import Stored
 
@@ -35,6 +35,11 @@ SILENCE = timedelta(seconds=30)
 # obstore retries a request this often, within some 3 seconds; what still fails, such as a listing that was cut short,
 # is retried here.
 RETRIES = 5
+BACKOFF: BackoffConfig = {
+    "init_backoff": timedelta(milliseconds=100),
+    "max_backoff": timedelta(seconds=15),
+    "base": 2,
+}
 # Until a server has answered once, its address may be wrong: then no more than these retries, and seconds to connect,
 # pass until the user is told so.
 FIRST_RETRIES, FIRST_CONNECT = 3, timedelta(seconds=3)
@@ -96,14 +101,18 @@ class S3(Objects):
         first = S3Store(
             bucket,
             client_options={**patient, "connect_timeout": FIRST_CONNECT},
-            retry_config={"max_retries": FIRST_RETRIES, "retry_timeout": RETRY_TIMEOUT},
+            retry_config={
+                "max_retries": FIRST_RETRIES,
+                "retry_timeout": RETRY_TIMEOUT,
+                "backoff": BACKOFF,
+            },
             **named,
         )
         super().__init__(url, first)
         self._patient = S3Store(
             bucket,
             client_options=patient,
-            retry_config={"max_retries": RETRIES, "retry_timeout": RETRY_TIMEOUT},
+            retry_config={"max_retries": RETRIES, "retry_timeout": RETRY_TIMEOUT, "backoff": BACKOFF},
             **named,
         )
         # No read_timeout here: a server sends nothing while it receives a large body.

@@ -8,23 +8,28 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Rejected
+from flowbed.index.search.filter_tree import ID
 from flowbed.index.search.filters import DEEPEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     Fits = Callable[[Mapping[str, Any], str], bool]
+    Fitting = Callable[..., bool]
 
 ORDER = {"$gt": operator.gt, "$gte": operator.ge, "$lt": operator.lt, "$lte": operator.le}
 
+LISTS = ("$in", "$nin")
 
-def fits(where: Mapping[str, Any] | None) -> Fits:
-    """Return the predicate on a row's metadata and document.
+
+def fits(where: Mapping[str, Any] | None) -> Fitting:
+    """Return the predicate on a row's metadata and document, and its id if the filter has `$id`.
 
     Raises:
         Rejected: the filter is not valid.
     """
-    return _all(where if where is not None else {}, DEEPEST)
+    whole = _all(where if where is not None else {}, DEEPEST)
+    return lambda metadata, document, id="": whole({**metadata, ID: id}, document)  # noqa: A006 - as in a row
 
 
 def _all(where: Any, deeper: int) -> Fits:  # user input
@@ -48,12 +53,18 @@ def _term(key: Any, value: Any, deeper: int) -> Fits:
         case "$regex", str() if _is_unicode(value):
             pattern = re.compile(value)  # for patterns that mean the same in Python and in Rust
             return lambda _, document: pattern.search(document) is not None
-        case str(), _ if not key.startswith("$") and _is_unicode(key):
+        case str(), _ if (key == ID or not key.startswith("$")) and _is_unicode(key):
             said = value if isinstance(value, dict) else {"$eq": value}
             conditions = [_condition(name, operand) for name, operand in said.items()]
-            if conditions:
+            if conditions and (key != ID or _are_ids(said)):
                 return lambda metadata, _: all(holds(metadata.get(key)) for holds in conditions)
     raise Rejected(f"not of the grammar: {key!r}: {value!r}")
+
+
+def _are_ids(said: Mapping[str, Any]) -> bool:
+    """Tell whether conditions compare with texts alone, and by no order."""
+    listed = [each for name, operand in said.items() for each in (operand if name in LISTS else [operand])]
+    return not said.keys() & ORDER.keys() and all(isinstance(each, str) for each in listed)
 
 
 def _condition(name: Any, operand: Any) -> Callable[[Any], bool]:

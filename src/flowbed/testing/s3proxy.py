@@ -1,16 +1,20 @@
-"""A proxy between any S3 client and an S3 server, with faults on demand and a record of all requests.
+"""A proxy between any client and S3, or another service of AWS, with faults on demand and a record of all requests.
 
     with S3Server() as server, S3Proxy(server.url, [S3Fault(method="PUT", calls=[2], after=INTERNAL_ERROR)]) as proxy:
         store = open_store("s3://bucket", folder=Path(), options={"endpoint": proxy.url, "region": REGION})
 
 Requests are forwarded as they are signed, with the client's `Host`, so a server that checks signatures accepts them
 unless it insists on its own name. Bodies are streamed.
+
+Services whose requests are JSON, such as DynamoDB and SQS, name an operation instead of a key:
+`S3Fault(key="DynamoDB*.PutItem", before=THROTTLED)`, or `key="AmazonSQS.SendMessageBatch"`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import threading
 from collections import Counter
@@ -34,14 +38,19 @@ PIECE = 64 << 10
 # A request that waits to be overtaken continues after this long in any case.
 SETTLED = 0.05  # seconds in which an event loop has processed what happened to its connections
 OVERTAKEN = 0.5
+PATIENCE = 30.0  # seconds that a request waits for an event at most
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The answer that a client gets instead of the server's; with status 0 its connection is cut."""
+    """The answer that a client gets instead of the server's; with status 0 its connection is cut.
+
+    `body` is all of it; without one, it is an error with that code.
+    """
 
     status: int
     code: str = ""
+    body: str = ""
 
 
 CUT = Answer(status=0)
@@ -50,18 +59,21 @@ SLOW_DOWN = Answer(status=503, code="SlowDown")
 CONFLICT = Answer(status=409, code="ConditionalRequestConflict")
 PRECONDITION_FAILED = Answer(status=412, code="PreconditionFailed")
 ACCESS_DENIED = Answer(status=403, code="AccessDenied")
+THROTTLED = Answer(status=400, code="ThrottlingException")
+# Names the operation, for services whose requests are JSON.
+TARGET = "X-Amz-Target"
 
 
 @dataclass(frozen=True, kw_only=True)
 class S3Fault:
     """What goes wrong, and in which requests.
 
-    `method` and `key` (bucket, slash, key) are shell patterns; `conditional` selects requests with (or without) a
-    condition; `calls` numbers the matching requests, from 1; None means all. A random share of `probability` of these
-    is affected: they come `delay` seconds late, or up to that with `jitter`, or let another request overtake them
-    (`reorder`); they lose their conditions (`unconditional`); their If-Match counts only without quotes (`bare_etags`),
-    as with Ceph; then `before` is answered instead of the request, or
-    `after` once the server has applied it. `truncate` cuts the connection halfway through the answer.
+    `method` and `key` (bucket, slash, key; or the operation) are shell patterns; `conditional` selects requests with
+    (or without) a condition; `calls` numbers the matching requests, from 1; None means all. A random share of
+    `probability` of these is affected: they come `delay` seconds late, or up to that with `jitter`, or let another
+    request overtake them (`reorder`), or wait for the event `until`; they lose their conditions (`unconditional`);
+    their If-Match counts only without quotes (`bare_etags`), as with Ceph; then `before` is answered instead of the
+    request, or `after` once the server has applied it. `truncate` cuts the connection halfway through the answer.
     """
 
     method: str = "*"
@@ -71,6 +83,7 @@ class S3Fault:
     probability: float = 1.0
     delay: float = 0.0
     jitter: bool = False
+    until: threading.Event | None = None
     reorder: bool = False
     unconditional: bool = False
     bare_etags: bool = False
@@ -141,6 +154,13 @@ class S3Proxy:
     def forget(self) -> None:
         """Reset the record."""
         self.exchanges = []
+
+    def reset(self) -> None:
+        """Forget all faults, requests and random choices, as if it was new."""
+        self.order()
+        self.seed(0)
+        self.forget()
+        self.struck = 0
 
     def __enter__(self) -> Self:
         """Start the proxy."""
@@ -239,14 +259,16 @@ class S3Proxy:
         return response
 
     def _instead(self, answer: Answer, request: web.BaseRequest, sent: _Counted) -> web.StreamResponse:
-        body = (
-            f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{answer.code}</Code>'
-            "<Message>a fault to order</Message></Error>"
-        )
+        kind, body = _told(answer, request)
         self._account(request, sent, status=answer.status, received=len(body) if answer.status else 0)
         if not answer.status:
             return _cut(request)
-        return web.Response(status=answer.status, text=body, content_type="application/xml")
+        return web.Response(
+            status=answer.status,
+            text=body,
+            content_type=kind,
+            headers={"x-amzn-RequestId": "a-fault-to-order"},
+        )
 
     def _account(self, request: web.BaseRequest, sent: _Counted, *, status: int, received: int) -> None:
         exchange = Exchange(
@@ -270,6 +292,8 @@ class S3Proxy:
         for fault in due:
             if fault.delay:
                 await asyncio.sleep(fault.delay * (self._random.random() if fault.jitter else 1.0))
+            if fault.until is not None:
+                await asyncio.to_thread(fault.until.wait, PATIENCE)
             if fault.reorder:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._overtaking.wait(), OVERTAKEN)
@@ -319,7 +343,18 @@ def _take_conditions(headers: CIMultiDict[str], due: Sequence[S3Fault]) -> bool:
     return True
 
 
+def _told(answer: Answer, request: web.BaseRequest) -> tuple[str, str]:
+    """Return the type and the text of an answer, in the form that the service's clients read."""
+    if TARGET in request.headers:
+        error = {"__type": f"com.amazonaws#{answer.code}", "message": "a fault to order"}
+        return "application/x-amz-json-1.0", answer.body or json.dumps(error)
+    element = f"<Error><Code>{answer.code}</Code><Message>a fault to order</Message></Error>"
+    return "application/xml", answer.body or f'<?xml version="1.0" encoding="UTF-8"?>\n{element}'
+
+
 def _key(request: web.BaseRequest) -> str:
+    if target := request.headers.get(TARGET):
+        return target
     return unquote(request.rel_url.raw_path).lstrip("/")
 
 

@@ -23,7 +23,7 @@ from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.records import Document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from flowbed.records import Entry, Page
@@ -46,6 +46,25 @@ def entries(fetched: Sequence[Page]) -> list[Entry]:
 def etags(fetched: Sequence[Page]) -> dict[str, str]:
     """Return the etag of each listed document."""
     return {entry.document: entry.etag for entry in entries(fetched)}
+
+
+def still_there(held: Iterable[str], fetched: Sequence[Page]) -> set[str]:
+    """Return which of the documents that were held before a fetch are there after it.
+
+    A complete fetch says so of all that it covers: it lists them, or they are present, or have a problem.
+    """
+    last = fetched[-1]
+    if not last.complete:
+        return set(held)
+    problems = [problem for page in fetched for problem in page.problems]
+    found = {*etags(fetched), *last.present, *(problem.document for problem in problems)}
+    folders = tuple(problem.folder for problem in problems if problem.folder)
+    folders += last.kept
+    return {
+        name
+        for name in held
+        if name in found or name.startswith(folders) or not name.startswith(last.within or "")
+    }
 
 
 async def fetch_killed(source: Source, cursor: str, store: Callable[[Page], None], *, after: int) -> str:

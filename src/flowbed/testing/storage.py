@@ -58,9 +58,6 @@ BAD_KEYS = [
     "/".join(["name"] * 256),
 ]
 
-# More than a page of any store.
-MANY = 1_100
-
 # Bytes of an object so large that holding it in memory would show, and how many streaming may hold.
 LARGE = 50 << 20
 HELD = 24 << 20
@@ -83,10 +80,12 @@ async def keys(store: Store, prefix: str) -> list[str]:
 class StoreContract(ABC):
     """Subclass it and implement `open_store`; pytest then runs every test below.
 
-    Set `in_memory` if objects are kept in this process's memory.
+    Set `in_memory` if objects are kept in this process's memory, and `more_than_a_page` to a lower number of objects
+    if the store lists fewer at a time.
     """
 
     in_memory = False
+    more_than_a_page = 1_100
 
     @abstractmethod
     def open_store(self, folder: Path) -> Store:
@@ -257,8 +256,8 @@ class StoreContract(ABC):
 
     async def test_list_more_than_a_page_is_complete(self, store: Store) -> None:
         """A listing of more than a page has every object once, and can be abandoned."""
-        names = [f"folder/{number:05d}" for number in range(MANY)]
-        for start in range(0, MANY, 100):
+        names = [f"folder/{number:05d}" for number in range(self.more_than_a_page)]
+        for start in range(0, len(names), 100):
             await asyncio.gather(*(store.put(name, b"") for name in names[start : start + 100]))
         assert await keys(store, "folder") == names
         async for _ in store.list(""):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured
 from flowbed.events.intake import IntakeContext
-from flowbed.settings.project import NAME, RESERVED
+from flowbed.records.names import is_name
 from flowbed.sources.locations import located
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def intake_context(config: Settings, context: ModelContext) -> IntakeContext:
             for name, source in config.sources.items()
             if source.kind != "receipts"
         },
-        is_name=lambda name: bool(NAME.fullmatch(name)) and name not in RESERVED,
+        is_name=is_name,
     )
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flowbed.lanes.contexts import RunContext
     from flowbed.pipeline.importing import Imported
     from flowbed.publish.reading import RowReader
+    from flowbed.records import Space
     from flowbed.wiring.models import Embedders
 
 # How the names of files with JSON Lines end.
@@ -63,7 +64,7 @@ async def import_into(
         return (await model.embed(texts, purpose="document")).vectors
 
     with scratch(folder) as place:
-        reader = await asyncio.to_thread(_open_reader, location, name, folder, place)
+        reader = await asyncio.to_thread(_open_reader, location, name, folder, place, model.space)
         return await import_rows(
             reader,
             context,
@@ -74,9 +75,16 @@ async def import_into(
         )
 
 
-def _open_reader(location: str, name: str, folder: Path, place: Path) -> RowReader:
+def _open_reader(location: str, name: str, folder: Path, place: Path, space: Space) -> RowReader:
     if location.startswith(("http://", "https://")):
-        return ChromaServer(url=location, collection=name, token=settings.chroma_token())
+        tenant, database = settings.chroma_database()
+        return ChromaServer(
+            url=location, collection=name, token=settings.chroma_token(), tenant=tenant, database=database
+        )
+    if "://" in location:
+        raise NotFound(
+            f"an import cannot read {location}: copy it to this machine first, or name a Chroma server"
+        )
     path = folder / Path(location).expanduser()
     if path.is_file() and path.suffix in JSON_LINES:
         return JsonLines(file=path)
@@ -88,6 +96,11 @@ def _open_reader(location: str, name: str, folder: Path, place: Path) -> RowRead
             " file or a folder of those"
         )
     copy = place / "chroma"
+    job = Job(folder=str(copy), collection=name, checked=False, unit=space.normalized, page=PAGE)
+    return ChromaDirectory(job=job, scratch=place, prepare=lambda: _copy(path, copy))
+
+
+def _copy(path: Path, copy: Path) -> None:
     try:
         # chromadb opens no directory read-only: it would upgrade this one, and another process may be using it.
         shutil.copytree(path, copy)
@@ -95,9 +108,6 @@ def _open_reader(location: str, name: str, folder: Path, place: Path) -> RowRead
         # `shutil.Error`, which has no number, names every file that failed, with the reason.
         if error.errno in FULL or os.strerror(errno.ENOSPC) in str(error):
             raise OutOfSpace(
-                f"no space left to copy {path} to {place}: free some and import again"
+                f"no space left to copy {path} to {copy.parent}: free some and import again"
             ) from error
-        raise Misconfigured(f"{path} cannot be copied to {place}: {error}") from error
-    return ChromaDirectory(
-        job=Job(folder=str(copy), collection=name, checked=False, page=PAGE), scratch=place
-    )
+        raise Misconfigured(f"{path} cannot be copied to {copy.parent}: {error}") from error

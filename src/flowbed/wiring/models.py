@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.cache.disk import VectorFile
     from flowbed.embedding.cache.tiers import Forgetful, VectorTier
     from flowbed.embedding.stack import Stack
+    from flowbed.records import Space
 
 # The nearest tier of the vector cache: 40,000 vectors of 384 dimensions, kept for a run or for an hour of a server.
 MEMORY_BYTES, MEMORY_SECONDS = 64 * 2**20, 3600.0
@@ -33,6 +34,7 @@ class Embedders:
         self._folder, self._config, self._hidden = folder, config, hidden
         self._cached: Cached | None = None
         self._models: dict[str, Embedder] = {}
+        self._others: dict[str, Cached] = {}  # by the fingerprint of their space
         self._jobs: tuple[BatchApi | None] | None = None
         self._vectors: VectorFile | None = None
         self._stack: Stack | None = None
@@ -58,6 +60,23 @@ class Embedders:
     async def live(self) -> Cached:
         """Return the model that collections are searched with, opened if need be."""
         return self._cached if self._cached is not None else await asyncio.to_thread(self.cached)
+
+    async def of(self, space: Space) -> Cached | None:
+        """Return the model of a space: the project's or one that it serves, behind its cache; None where none is."""
+        if (live := await self.live()).space.fingerprint == space.fingerprint:
+            return live
+        if space.fingerprint not in self._others:
+            for spec in self._config.serve.models:
+                try:
+                    found = await self.open(spec)
+                except Misconfigured as error:  # it may be another one
+                    telemetry.log.info("model %s cannot be opened: %s", spec, error)
+                    continue
+                if found.space.fingerprint == space.fingerprint:
+                    cached = self.stack().pipeline({spec: found}, self.shared_tiers())
+                    self._others[space.fingerprint] = cached
+                    break
+        return self._others.get(space.fingerprint)
 
     def cached(self) -> Cached:
         """Return the model that collections are filled and searched with, behind its cache; blocks.

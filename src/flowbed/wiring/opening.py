@@ -108,6 +108,7 @@ def doctor_context(
     from flowbed.ledger.sql.salvage import damage_of
     from flowbed.maintenance.doctor.findings import DoctorContext
     from flowbed.storage import folder_of
+    from flowbed.wiring.sources import configured_places
 
     path = folder_of(context.store.url)
     file = ledger_file(config.ledger, folder=folder)
@@ -120,6 +121,7 @@ def doctor_context(
         free_bytes=lambda: psutil.disk_usage(str(path or folder)).free,
         cache_fault=lambda: cache_damage(vector_file),
         missing_model=lambda: _missing_model(context, config.model),
+        configured_places=lambda: configured_places(config.sources, folder=folder, clock=context.clock),
         ledger_fault=lambda: "" if file is None else damage_of(file),
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from flowbed import settings
 from flowbed.errors import Rejected
+from flowbed.index.active_space import Live, require_collection
 from flowbed.index.datasets import Datasets
 from flowbed.wiring import opening, process
 from flowbed.wiring.contexts import run_context
@@ -181,6 +182,9 @@ class OpenProject:
             self.rebound = "; ".join(filter(None, done))
         else:
             await bind(self._store, self._ledger, **self._names())
+
+    async def _live(self, collection: str) -> Live:
+        return await require_collection(self._store, collection)
 
     def _names(self) -> dict[str, str]:
         # The ledger's location shows no password.

@@ -15,7 +15,7 @@ from flowbed.wiring import process
 
 if TYPE_CHECKING:
     from flowbed.index.datasets import Datasets
-    from flowbed.publish.chroma.pull import Pulled
+    from flowbed.publish.chroma.pull import Pulled, StorageMode
     from flowbed.settings import Settings
     from flowbed.storage import Store
 
@@ -47,6 +47,24 @@ def publish_context(name: str, *, hidden: Path, store: Store, datasets: Datasets
     )
 
 
+def storage_mode(mode: str | None) -> tuple[StorageMode, Path | None]:
+    """Return a storage mode, by default that of the environment, and where a shared file system is mounted.
+
+    Raises:
+        Misconfigured: the mode is unknown.
+    """
+    from flowbed.publish.chroma.pull import MODES
+
+    named, root = settings.snapshot_mode()
+    wanted = mode or named or "auto"
+    chosen = next((each for each in MODES if each == wanted), None)
+    if chosen is None:
+        raise Misconfigured(
+            f"storage mode {wanted!r} is unknown; choose {', '.join(MODES[:-1])} or {MODES[-1]}"
+        )
+    return chosen, Path(root) if root else None
+
+
 async def pull_snapshot(
     folder: Path, collection: str, directory: Path, *, mode: str | None, store: str | None
 ) -> Pulled:
@@ -56,17 +74,12 @@ async def pull_snapshot(
         NotFound: nothing is published.
         Misconfigured: the mode is unknown, or the store cannot be used.
     """
-    from flowbed.publish.chroma.pull import MODES, pull
+    from flowbed.publish.chroma.pull import pull
 
     config = await asyncio.to_thread(settings.read_settings, folder)
-    named, root = settings.snapshot_mode()
-    chosen = mode or named or "auto"
-    if chosen not in MODES:
-        raise Misconfigured(
-            f"storage mode {chosen!r} is unknown; choose {', '.join(MODES[:-1])} or {MODES[-1]}"
-        )
+    chosen, root = storage_mode(mode)
     url = store or settings.snapshot_store(config)
     opened = await asyncio.to_thread(
         open_store, url, folder=folder, options=settings.store_options(config, url)
     )
-    return await pull(opened, collection, directory, mode=chosen, root=Path(root) if root else None)
+    return await pull(opened, collection, directory, mode=chosen, root=root)

@@ -13,7 +13,7 @@ from flowbed.pipeline import ConfiguredSource
 from flowbed.records.precomputed import is_precomputed, precomputed_source
 from flowbed.records.values import shown, suggestion
 from flowbed.records.written import is_documents
-from flowbed.sources import Looking, open_source
+from flowbed.sources import Local, Looking, open_source
 from flowbed.sources.locations import located
 from flowbed.sources.tombstones import RemovedSource
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed.ledger import Ledger
+    from flowbed.maintenance.doctor.findings import ConfiguredPlace
     from flowbed.pipeline.staging import StagedPlan
 
 # Options for the chunker; all others are for the source.
@@ -165,6 +166,34 @@ async def look(name: str, source: settings.SourceSettings, folder: Path) -> tupl
         return await opened.look()
     except Error as error:
         return (f"{source.location} cannot be read yet: {error}",)
+
+
+def configured_places(
+    known: Mapping[str, settings.SourceSettings], *, folder: Path, clock: Callable[[], int]
+) -> list[ConfiguredPlace]:
+    """Look where each configured source reads; blocks, and asks no API."""
+    from flowbed.maintenance.doctor.findings import ConfiguredPlace
+
+    found = []
+    for name, source in known.items():
+        place = ConfiguredPlace(name=name, kind=source.kind)
+        try:
+            opened = open_feed(name, source, folder=folder, clock=clock)
+        except Misconfigured as error:
+            found.append(replace(place, misset=str(error)))
+            continue
+        found.append(replace(place, collections=opened.rules.collections, missing=_missing(opened)))
+    return found
+
+
+def _missing(opened: ConfiguredSource) -> str:
+    if not isinstance(opened.source, Local):
+        return ""
+    try:
+        opened.source.require_place()
+    except Misconfigured as error:
+        return str(error)
+    return ""
 
 
 def open_feed(

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 # A worker that has not beaten without a gap for this many times the silence of a dead one reaps nobody: after an outage
 # of the ledger all beats are old, and the living would be taken for dead.
 GRACE = 1.5
-# Workers that may die at a task before it is given up: it may be what kills them.
-DEATHS_MOST = 3
+# Workers that may die at a task before it is given up: it may be what kills them. Where machines are taken away often,
+# it dies by chance too: 34 deaths among 6 workers hit one of 200 tasks three times.
+DEATHS_MOST = 5
 # Seconds between two deletions of ended entries, which are kept for a day.
 CLEAN, KEPT = 3_600, 86_400
 PAGE = 1_000
@@ -51,12 +52,14 @@ class Timing:
 class Care:
     """What is done about the dead: `dead` tells by name whether a process of this machine has ended.
 
-    `relieve` takes from a worker what it holds in the ledger. What killed too many workers goes into `letters`.
+    `relieve` takes from a worker what it holds in the ledger. What killed too many workers goes into `letters`, unless
+    it is of `counting` workflows, which count that themselves: their tasks do not say what is worked on.
     """
 
     dead: Callable[[str], bool]
     relieve: Callable[[str], Awaitable[None]]
     letters: DeadLetters
+    counting: frozenset[str] = frozenset()
 
 
 class Membership:
@@ -87,29 +90,38 @@ class Membership:
         self._running, self._leaving, self._outage = running, leaving, outage
         self._clock, self._monotonic = clock, monotonic
         self._last = self._unbroken = self._audited = float("-inf")
+        self._started = 0  # when its row began, by the ledger's clock
+        self._succeeded: set[str] = set()  # tasks, since the last beat
         self.state = "running"
         self.paused: frozenset[str] = frozenset()
         self.deaths: Mapping[str, int] = {}
 
     async def keep_beating(self) -> None:
-        """Beat, and look after the others, until cancelled; an outage of the ledger is waited for."""
+        """Beat until cancelled; an outage of the ledger is waited for."""
+        await self._keep(self.beat)
+
+    async def keep_looking(self) -> None:
+        """Look after the others until cancelled. Beats do not wait for it: the engine may take long to answer."""
+        await self._keep(self.look)
+
+    async def _keep(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await self.beat()
-                await self.look()
+                await work()
             except Error as error:
                 self._outage.failed(error)
-            except Exception as error:  # noqa: BLE001 - the next beat may succeed
+            except Exception as error:  # noqa: BLE001 - the next time it may succeed
                 log.warning("cannot look after other workers, will try again: %s", error)
             await asyncio.sleep(self._timing.beat)
 
     async def beat(self) -> None:
-        """Say that this worker lives, and read what is paused.
+        """Say that this worker lives, and read what is paused; forget who died at tasks that have succeeded since.
 
         Raises:
             Transient: the ledger cannot be reached.
         """
         host, pid, *_ = self._name.rsplit("/", 3)
+        asked = self._monotonic()
         await self._rows.beat(
             WorkerRow(
                 id=self._name,
@@ -125,8 +137,11 @@ class Membership:
         if now - self._last > self._timing.dead / 2:
             self._unbroken = now
         self._last = now
-        self._outage.over()
+        self._outage.over(asked=asked)
+        succeeded, self._succeeded = self._succeeded, set()
         paused, self.deaths, leave = await self._rows.marks(PAUSED, DEATHS, LEAVE)
+        if proven := succeeded & self.deaths.keys():
+            await self._rows.unmark(DEATHS, proven)
         self.paused = frozenset(paused)
         if self._name in leave:
             self._leaving.set()
@@ -137,7 +152,9 @@ class Membership:
         Raises:
             Transient: the ledger or the engine cannot be reached.
         """
-        others = [row for row in await self._rows.all() if row.id != self._name]
+        rows = await self._rows.all()
+        await self._notice_own_death(next((row for row in rows if row.id == self._name), None))
+        others = [row for row in rows if row.id != self._name]
         for row in others:
             if silence := self._silence_of_the_dead(row):
                 await self._reap(row, silence)
@@ -150,12 +167,27 @@ class Membership:
             if await self._rows.turn("clean", every=CLEAN * 1_000_000):
                 await self._clean()
 
+    async def _notice_own_death(self, row: WorkerRow | None) -> None:
+        """Take back what was counted where this worker was taken for dead: its tasks have not killed it."""
+        if row is None:
+            return
+        if self._started and row.started > self._started:
+            log.warning(
+                "this worker was taken for dead, since it did not beat for %g s: its machine may carry too much",
+                self._timing.dead,
+            )
+            await self._rows.unmark(DEATHS, list(self._running))
+        self._started = row.started
+
     def _silence_of_the_dead(self, row: WorkerRow) -> int:
         """Return for how long a dead worker has been silent (µs), 0 for one that may live."""
         if row.host == socket.gethostname() and self._care.dead(row.id):
             return 1  # its process is gone: there is nothing to wait for
         silence = round(self._timing.dead * 1e6)
-        steady = self._monotonic() - self._unbroken >= GRACE * self._timing.dead
+        now = self._monotonic()
+        # Its own last beat may be old too, and its next one is still to find that out.
+        beats = now - self._last <= self._timing.dead / 2
+        steady = beats and now - self._unbroken >= GRACE * self._timing.dead
         return silence if steady and row.silent >= silence else 0
 
     async def _reap(self, row: WorkerRow, silence: int) -> None:
@@ -165,12 +197,17 @@ class Membership:
             return
         engine = self._engine()
         had = {
-            entry.task.id: entry.id for entry in await engine.list({State.RUNNING}, worker=row.id, limit=PAGE)
+            entry.task.id: entry.id
+            for entry in await engine.list({State.RUNNING}, worker=row.id, limit=PAGE)
+            if entry.task.workflow not in self._care.counting
         }
         deaths = await self._rows.add(DEATHS, had)
         given_up = [name for name in had if deaths[name] >= DEATHS_MOST]
         if given_up:
-            await self._care.letters.add([self._letter(name, deaths[name]) for name in given_up])
+            letters = [self._letter(name, deaths[name]) for name in given_up]
+            await self._care.letters.add(letters)
+            for letter in letters:
+                log.error("%s was given up: %s", letter.subject, letter.reason)
             await engine.delete([had[name] for name in given_up])
         await self._care.relieve(row.id)
         resumed = await engine.resume(row.id)
@@ -202,10 +239,9 @@ class Membership:
         while ended := await self._engine().list(ENDED, ended_before=before, limit=PAGE):
             await self._engine().delete([entry.id for entry in ended])
 
-    async def survived(self, task: Task) -> None:
-        """Forget who died at a task, now that it has succeeded."""
-        if task.id in self.deaths:
-            await self._rows.unmark(DEATHS, [task.id])
+    def survived(self, task: Task) -> None:
+        """Take note that a task has succeeded: the next beat forgets who died at it, whenever that was."""
+        self._succeeded.add(task.id)
 
     async def leave(self) -> None:
         """Leave the others; whoever finds the ledger away is found dead instead."""

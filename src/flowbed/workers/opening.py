@@ -7,14 +7,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured
+from flowbed.ledger.index_jobs import STAGES as INDEX_JOB_STAGES
 from flowbed.ledger.workers import HoldsWorkers
 from flowbed.records.values import suggestion
 from flowbed.services.batches import stage
 from flowbed.services.batches.jobs import QUEUE as JOBS
+from flowbed.services.batches.jobs import WORKFLOW as JOB
 from flowbed.services.batches.stage import UPKEEP
 from flowbed.services.jobs.stage import PLACES
 from flowbed.services.vector_stores.stage import AT_ONCE as STORES_AT_ONCE
 from flowbed.services.vector_stores.stage import QUEUE as STORES
+from flowbed.services.vector_stores.stage import WORKFLOW as STORE_WORK
 from flowbed.workers import Limits
 from flowbed.workers.engines.local import open_local
 from flowbed.workers.membership import Care, Timing
@@ -109,8 +112,9 @@ def open_worker(
         rows=rows,
         care=Care(
             dead=bed.dead,
-            relieve=partial(relieve, ledger),
+            relieve=partial(relieve, ledger, clock=bed.clock),
             letters=ledger.dead_letters,
+            counting=frozenset({*INDEX_JOB_STAGES, STORE_WORK, JOB}),
         )
         if durable
         else None,
@@ -164,7 +168,7 @@ def limits_of(
 
 
 def _durable(bed: Flowbed, trouble: Callable[[object], None]) -> Opener:
-    from flowbed.workers.engines.durable import open_durable  # loads DBOS
+    from flowbed.workers.engines.durable.opening import open_durable  # loads DBOS
 
     config = bed.settings
     # In SQLite it has a file of its own: its writes would stand in the way of the ledger's.

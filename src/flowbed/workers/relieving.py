@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowbed.ledger.index_jobs import HoldsIndexJobs
+from flowbed.services.batches import deaths as batches
+from flowbed.services.vector_stores import deaths as vector_stores
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -13,8 +15,8 @@ if TYPE_CHECKING:
     from flowbed.ledger import Ledger
 
 
-async def relieve(ledger: Ledger, worker: str) -> None:
-    """Release all claims, holds and leases of the process of a worker.
+async def relieve(ledger: Ledger, worker: str, *, clock: Callable[[], int]) -> None:
+    """Release all claims, holds and leases of the process of a worker; `clock` returns µs since 1970.
 
     Each piece of work of a process has a name of its own, which begins as the worker's does.
 
@@ -28,8 +30,13 @@ async def relieve(ledger: Ledger, worker: str) -> None:
         await _release(process, await ledger.index_jobs.workers(), ledger.index_jobs.release)
     async for page in ledger.jobs.pages():
         for row in page:
-            if row.worker.startswith(process):
-                await ledger.jobs.save(replace(row, worker="", until=0), worker=row.worker)
+            held = row.worker.startswith(process)
+            if held and await ledger.jobs.save(replace(row, worker="", until=0), worker=row.worker):
+                await batches.note_death(ledger, row.id)
+    for store in await ledger.vector_stores.due(now=clock()):
+        if store.worker.startswith(process):
+            await vector_stores.note_death(ledger, store.id)
+            await ledger.vector_stores.release(store.id, worker=store.worker)
 
 
 async def _release(process: str, names: set[str], release: Callable[[str], Awaitable[int]]) -> None:

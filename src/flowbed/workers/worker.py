@@ -123,7 +123,10 @@ class Worker:
                 clock=self._clock,
                 monotonic=self._monotonic,
             )
-            loops.append(("beat", self._membership.keep_beating()))
+            loops += [
+                ("beat", self._membership.keep_beating()),
+                ("look", self._membership.keep_looking()),
+            ]
         if self._schedules:
             loops.append(("schedules", self._schedule()))
         self._loops = [asyncio.create_task(loop, name=name) for name, loop in loops]
@@ -182,11 +185,12 @@ class Worker:
     async def _keep_sweeping(self) -> None:
         every = round(self._timing.sweep * 1e6)
         while True:
+            asked = self._monotonic()
             try:
                 mine = self._membership is None or self._rows is None
                 if mine or (self._rows is not None and await self._rows.turn("sweep", every=every)):
                     await self.sweep()
-                self.outage.over()
+                self.outage.over(asked=asked)
             except Transient as error:
                 self.outage.failed(error)
             except Exception as error:  # noqa: BLE001 - the next sweep may succeed
@@ -218,7 +222,8 @@ class Worker:
     async def _carry_out(self, task: Task) -> None:
         """Carry out one task; a passing failure is waited for, here, where what was done for it is at hand."""
         stage = self._stages.get(task.workflow)
-        if stage is None or not self._may_run(task):
+        # It runs here already where this worker was taken for dead, and the task was enqueued again.
+        if stage is None or not self._may_run(task) or task.id in self.running:
             return
         self.running[task.id] = task
         failed = self._failed.pop(task.id, None) or _Failed()
@@ -234,7 +239,7 @@ class Worker:
             self._causes.pop(task.id, None)
             del self.running[task.id]
         if self._membership is not None:
-            await self._membership.survived(task)
+            self._membership.survived(task)
         # Once the engine knows that this one has ended: it may wait again.
         for each in following:
             asyncio.get_running_loop().call_later(FOLLOWING, self.hint, each)

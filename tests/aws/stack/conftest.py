@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -41,22 +42,55 @@ def in_cdk(lacking: Callable[[str], NoReturn]) -> Callable[..., subprocess.Compl
 
 
 @pytest.fixture(scope="session")
-def written(
-    in_cdk: Callable[..., subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """Return the folder of a production template and its report."""
-    folder, package = tmp_path_factory.mktemp("stack"), tmp_path_factory.mktemp("package")
+def both(in_cdk: Callable[..., subprocess.CompletedProcess[str]]) -> tuple[Path, Path]:
+    """Return the folders of two production templates and their reports, of which one has every other choice.
+
+    Writing them takes seconds, so the workers of pytest-xdist share them, below the cache folder that they inherit.
+    """
+    folder = Path(os.environ["XDG_CACHE_HOME"]) / "templates"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            _write_templates(folder, in_cdk)
+            (folder / "done").touch()
+    return folder / "usual", folder / "other"
+
+
+def _write_templates(folder: Path, in_cdk: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    package = folder / "package"
+    package.mkdir(exist_ok=True)
     (package / "flowbed.toml").write_text("")
     options = {"package": str(package), "image": IMAGE, "alarm_email": "ann@example.com"}
-    done = in_cdk("python", "-m", "flowbed.aws.stack", str(folder), json.dumps(options))
+    others = {"fifo": True, "architecture": "x86_64", "tables": {"receipts": True, "eu-west-1/old": False}}
+    written = []
+    for name, choices in (("usual", {}), ("other", others)):
+        written += [str(folder / name), json.dumps({**options, **choices})]
+    done = in_cdk("python", "-m", "flowbed.aws.stack", *written)  # CDK takes seconds to start
     assert done.returncode == 0, done.stderr[-3_000:]
-    return folder
+
+
+@pytest.fixture(scope="session")
+def written(both: tuple[Path, Path]) -> Path:
+    """Return the folder of the template of a usual deployment."""
+    return both[0]
 
 
 @pytest.fixture(scope="session")
 def resources(written: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the resources of the production template by their kind."""
+    """Return the resources of the usual template by their kind."""
+    return resources_of(written)
+
+
+@pytest.fixture(scope="session")
+def others(both: tuple[Path, Path]) -> dict[str, list[dict[str, Any]]]:
+    """Return the resources of the template with every other choice by their kind."""
+    return resources_of(both[1])
+
+
+def resources_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the resources of a template by their kind."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for each in json.loads((written / "flowbed.template.json").read_text())["Resources"].values():
+    for each in json.loads((folder / "flowbed.template.json").read_text())["Resources"].values():
         found.setdefault(each["Type"], []).append(each)
     return found

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from flowbed.index.projection.labels import names_of, place_of, seconds, times_of
+from flowbed.index.projection.labels import FIELDS, names_of, place_of, seconds, times_of
 from flowbed.index.projection.plane import COMPONENTS, fit, groups, nearest, scaled
+from flowbed.index.search.times import KEYS
 
 
 def clouds(number: int, each: int, dimensions: int = 48) -> tuple[np.ndarray, np.ndarray]:
@@ -73,6 +74,15 @@ def test_names_of_groups_are_words_that_tell_them_apart() -> None:
     assert names_of([], [], 0) == []
 
 
+def test_names_of_groups_in_scripts_without_spaces_are_words_too() -> None:
+    """Neither sentences, which no two texts share, nor endings and particles."""
+    keys = ["会議室の鍵を紛失しました。総務部へ連絡します", "会議室のエアコンを修理しました。v2の連絡です"]
+    menus = ["昼食のメニューはカレーです", "今日の昼食のメニューは何ですか"]
+    assert names_of([*keys, *menus], [0, 0, 1, 1], 2) == ["会議, 連絡", "メニュー, 昼食"]
+    thai = ["กุญแจถูกเปลี่ยนทุกวันจันทร์", "กุญแจหาย"]
+    assert names_of([*thai, *menus], [0, 0, 1, 1], 2) == ["กุญแจ", "メニュー, 昼食"]
+
+
 def test_place_of_values_beyond_the_most_are_others() -> None:
     places, names = place_of(["b", "a", "a", "c", "d"], 3)
     assert names == ["a", "b", "others"]
@@ -102,6 +112,14 @@ def test_place_of_values_beyond_the_most_are_others() -> None:
 def test_seconds_of_a_value(value: object, expected: float) -> None:
     found = seconds(value)
     assert math.isnan(found) if math.isnan(expected) else found == pytest.approx(expected)
+
+
+def test_times_of_chats_are_those_that_searches_order_by() -> None:
+    """So are the times of every other source."""
+    _, times = times_of([{"first_ts": 1.7e9, "last_ts": 1.7e9 + 60}] * 2)
+    assert times is not None
+    assert (times.field, times.first) == ("last_ts", 1.7e9 + 60)
+    assert set(KEYS) <= set(FIELDS)
 
 
 def test_times_of_rows_are_of_the_field_that_most_have() -> None:

@@ -15,7 +15,7 @@ from haystack.testing.document_store import DocumentStoreBaseTests
 from flowbed.integrations.haystack import FlowbedDocumentStore, FlowbedRetriever
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from flowbed.blocking import Blocking
@@ -82,3 +82,9 @@ def test_retriever_in_a_pipeline_that_was_stored_finds_documents(tmp_path: Path)
     (found,) = pipeline.run({"retriever": {"query": "tea", "filters": only}})["retriever"]["documents"]
     assert found.id == "2"
     loaded.close()
+
+
+def test_page_of_frameworks_block_runs_in_an_empty_folder(
+    run_block_of_the_page: Callable[[str], None],
+) -> None:
+    run_block_of_the_page("Haystack")

@@ -15,7 +15,7 @@ from langchain_tests.integration_tests import (
 from flowbed.integrations.langchain import FlowbedEmbeddings, FlowbedRetriever, FlowbedVectorStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from flowbed.blocking import Blocking
 
@@ -93,6 +93,17 @@ def test_store_nested_metadata_are_refused_and_nothing_is_written(bed: Blocking)
     assert store.get_by_ids(["a", "b"]) == []
 
 
+def test_store_texts_that_cannot_be_added_are_named_and_nothing_is_written(bed: Blocking) -> None:
+    store = FlowbedVectorStore(bed, "refused")
+    with pytest.raises(Exception, match="text 2 of 3 is empty"):
+        store.add_texts(["one", " ", "three"], ids=["a", "b", "c"])
+    with pytest.raises(ValueError, match="2 texts came with 1 ids and 2 metadata"):
+        store.add_texts(["one", "two"], ids=["a"])
+    with pytest.raises(ValueError, match="2 texts came with 2 ids and 1 metadata"):
+        store.add_texts(["one", "two"], [{}], ids=["a", "b"])
+    assert store.get_by_ids(["a", "b", "c"]) == []
+
+
 def test_store_of_another_model_is_refused(bed: Blocking) -> None:
     with pytest.raises(ValueError, match="FlowbedEmbeddings"):
         FlowbedVectorStore.from_texts(["a"], None, bed=bed)
@@ -108,3 +119,9 @@ def test_retriever_of_a_store_finds_rows_of_sources_too(bed: Blocking) -> None:
         FlowbedVectorStore(bed, "handbook").as_retriever(search_kwargs={"k": 1}).invoke("rotation of keys")
     )
     assert found[0].metadata["path"] == "keys.md"
+
+
+def test_page_of_frameworks_block_runs_in_an_empty_folder(
+    run_block_of_the_page: Callable[[str], None],
+) -> None:
+    run_block_of_the_page("LangChain")

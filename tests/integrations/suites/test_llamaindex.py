@@ -21,7 +21,7 @@ from flowbed.errors import Rejected
 from flowbed.integrations.llamaindex import FlowbedEmbedding, FlowbedVectorStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from flowbed.blocking import Blocking
 
@@ -120,9 +120,11 @@ def test_store_filters_select_nodes(
     assert sorted(found.ids or []) == expected
 
 
-def test_store_operator_on_lists_is_refused_by_name(store: FlowbedVectorStore) -> None:
-    with pytest.raises(Rejected, match="any"):
+def test_store_operator_on_lists_or_parts_of_texts_is_refused_by_name(store: FlowbedVectorStore) -> None:
+    with pytest.raises(Rejected, match="'any'"):
         store.get_nodes(filters=filtered("team", FilterOperator.ANY, ["a"]))
+    with pytest.raises(Rejected, match=r"'text_match': .* texts among them are compared whole; it has ==,"):
+        store.get_nodes(filters=filtered("team", FilterOperator.TEXT_MATCH, "a"))
     with pytest.raises(Rejected, match="mmr"):
         store.query(VectorStoreQuery(query_str="a", mode=VectorStoreQueryMode.MMR))
 
@@ -165,3 +167,9 @@ async def test_embedding_async_equals_sync(bed: Blocking) -> None:
     assert await model.aget_text_embedding_batch(["one", "two"]) == model.get_text_embedding_batch(
         ["one", "two"]
     )
+
+
+def test_page_of_frameworks_block_runs_in_an_empty_folder(
+    run_block_of_the_page: Callable[[str], None],
+) -> None:
+    run_block_of_the_page("LlamaIndex")

@@ -452,13 +452,15 @@ async def test_poll_unreadable_lines_record_their_cost(
 
 
 async def test_submit_larger_than_the_queue_fails_with_the_setting_to_change(tmp_path: Path) -> None:
-    """It would never be accepted: the failure names the setting to change, with which it is cut again."""
+    """It would never be accepted: the failure names the table to change, with which it is cut again."""
     simulator = Simulator(OpenAI(queue_tokens=300))
     async with running(simulator) as url:
         folder = made(tmp_path, url)
+        change(folder, "openai:", "box:")
+        change(folder, "[providers.openai]", '[providers.box]\nvendor = "openai"')
         async with await flowbed.aopen(folder) as bed:
             report = await asyncio.wait_for(bed.run(lane="batch", wait=True), 60)
-            assert "batch_tokens in [providers.openai]" in said(report)
+            assert "batch_tokens in [providers.box]" in said(report)
             assert await bed.submissions() == []
         change(folder, 'api_key = "any"', 'api_key = "any"\nbatch_tokens = "300"')
         async with await flowbed.aopen(folder) as bed:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
 SPACE = Space(model="m", dimensions=2)
-TERMS = JobTerms(texts=3, bytes=1_000, tokens=100, seconds=60, price=1.0, account="a")
+TERMS = JobTerms(texts=3, bytes=1_000, tokens=100, seconds=60, price=1.0, account="a", table="openai")
 
 
 class Written:
@@ -102,7 +102,7 @@ def test_size_cuts_within_every_limit_and_loses_nothing(
     texts: list[tuple[int, int]], most: int, size: int, tokens: int | None
 ) -> None:
     """No submission passes a limit, but for a text that does so alone; each text is in one, in order."""
-    terms = JobTerms(texts=most, bytes=size, tokens=tokens, seconds=1, price=0, account="a")
+    terms = JobTerms(texts=most, bytes=size, tokens=tokens, seconds=1, price=0, account="a", table="openai")
     cuts: list[list[tuple[int, int]]] = [[]]
     open_ = Size()
     for length, count in texts:
@@ -148,7 +148,10 @@ async def test_in_flight_texts_of_live_submissions_are_known_until_they_end(tmp_
     for name, texts in names.items():
         space = SPACE if name != "s2" else Space(model="other", dimensions=2)
         made = Input(
-            name, Written(JobTerms(texts=99, bytes=10**6, tokens=None, seconds=1, price=0, account="a"))
+            name,
+            Written(
+                JobTerms(texts=99, bytes=10**6, tokens=None, seconds=1, price=0, account="a", table="openai")
+            ),
         )
         for text in texts:
             made.add(text_hash(text), b"a line", tokens=1)

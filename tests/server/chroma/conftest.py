@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from flowbed.index.deltas import Upsert, write_delta
 from flowbed.ledger import RunRow
 from flowbed.services.chroma.collections import KEY, CollectionSettings
 from flowbed.testing.embedder import Seeded
+from flowbed.testing.servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -113,9 +113,7 @@ class Peer:
 def chroma_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run Chroma's own server, and yield its address."""
     folder = tmp_path_factory.mktemp("chroma")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [str(Path(sys.executable).with_name("chroma")), "run"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(

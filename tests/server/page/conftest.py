@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import TimeoutError, sync_playwright  # noqa: A004 - playwright's own
+from playwright.sync_api import TimeoutError, expect, sync_playwright  # noqa: A004 - playwright's own
 from tests.server.conftest import Running
 
 from flowbed.bed import aopen
@@ -35,6 +35,7 @@ AXE = (
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # Milliseconds for one step of a test in the browser: far more than it takes, on a machine that is busy.
 PATIENCE = 20_000
+expect.set_options(timeout=PATIENCE)
 # What Chromium says of requests that it ends when an interface of the machine comes or goes, as containers do.
 NETWORK = "ERR_NETWORK_CHANGED"
 SHOWN = "main .view:not([aria-busy])"
@@ -118,7 +119,7 @@ class Faults:
 
 
 def corpus() -> list[dict[str, Any]]:
-    """Return documents: sentences, attacks, a long one, and one whose whole numbers have many digits."""
+    """Return documents: sentences, attacks, a long one, a Japanese one, and one of whole numbers of many digits."""
     found: list[dict[str, Any]] = [
         {
             "id": f"d{n}",
@@ -139,6 +140,7 @@ def corpus() -> list[dict[str, Any]]:
         for n, text in enumerate(ATTACKS)
     ]
     found.append({"id": "long", "text": "A long one. " * 90, "author": "ann"})
+    found.append({"id": "japanese", "text": "会議室の鍵は毎週月曜日に交換します。", "author": "ann"})
     found.append(
         {
             "id": "big",

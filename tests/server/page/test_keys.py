@@ -12,6 +12,7 @@ from tests.server.page.conftest import PATIENCE, Slowed, write_indexed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from playwright.sync_api import Browser, Page
 
@@ -97,3 +98,56 @@ def test_key_is_revoked_in_two_steps(asked: Page, keyed: Keyed) -> None:
     asked.get_by_role("dialog").get_by_role("button", name="Revoke").click()
     expect(row).to_contain_text("revoked")
     expect(asked.get_by_role("row", name=re.compile("reader"))).not_to_contain_text("revoked")
+
+
+def test_key_is_created_with_a_second_step_and_its_secret_shown_once(asked: Page, keyed: Keyed) -> None:
+    """The admin scope needs the second step; the new key works, and the page does not keep its secret."""
+    enter(asked, keyed.secrets["operator"])
+    asked.get_by_role("link", name="Keys and quotas").click()
+    asked.get_by_role("button", name="New key").click()
+    asked.get_by_label("What it is for").fill("<b>importer</b>")
+    asked.get_by_label("Tier").select_option("slow")
+    asked.get_by_label("Admin scope").check()
+    asked.get_by_role("button", name="Create").click()
+    dialog = asked.get_by_role("dialog")
+    expect(dialog).to_contain_text("can roll back collections")
+    dialog.get_by_role("button", name="Leave it").click()
+    expect(dialog).to_be_hidden()
+    expect(asked.get_by_role("row", name=re.compile("importer"))).to_have_count(0)
+    asked.get_by_role("button", name="New key").click()
+    asked.get_by_label("What it is for").fill("<b>importer</b>")
+    asked.get_by_label("Tier").select_option("slow")
+    asked.get_by_role("button", name="Create").click()
+    secret = asked.get_by_label("Secret").inner_text()
+    asked.get_by_role("button", name="I have kept it").click()
+    row = asked.get_by_role("row", name=re.compile("importer"))
+    expect(row).to_contain_text("<b>importer</b>")
+    expect(row).to_contain_text("search and embed")
+    expect(row).to_contain_text("0 of 1,000")
+    assert secret not in asked.content()
+    headers = {"authorization": f"Bearer {secret}"}
+    assert keyed.call("GET", "/v1/session", headers=headers).json["name"] == "<b>importer</b>"
+    assert keyed.call("POST", "/v1/admin/keys", {"name": "x"}, headers).status == 403
+    headers = {"authorization": f"Bearer {keyed.secrets['operator']}"}
+    refused = keyed.call("POST", "/v1/admin/keys", {"name": "x", "tier": "none"}, headers)
+    assert refused.status == 400
+    assert "there is no tier 'none'" in refused.json["error"]["message"]
+
+
+def test_first_key_closes_the_server_and_the_page_goes_on_with_it(browser: Browser, tmp_path: Path) -> None:
+    running = Slowed(write_indexed(tmp_path / "project", [{"id": "a", "text": "one"}]))
+    context = browser.new_context(base_url=running.url)
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    page.goto("/#/keys")
+    page.get_by_role("button", name="New key").click()
+    expect(page.get_by_role("dialog")).to_contain_text("asks everybody for a key")
+    page.get_by_label("What it is for").fill("me")
+    page.get_by_label("Admin scope").check()
+    page.get_by_role("button", name="Create").click()
+    page.get_by_role("dialog").get_by_role("button", name="Create").click()
+    page.get_by_role("button", name="I have kept it").click()
+    expect(page.locator("nav")).to_contain_text("Key “me”, admin")
+    assert running.call("GET", "/v1/session").status == 401
+    context.close()
+    running.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +174,51 @@ def test_map_view_lasso_lists_what_is_inside_and_is_cleared(view: Page) -> None:
     expect(view.locator(".side .passage")).to_have_count(40)
     view.get_by_role("button", name="Clear").click()
     expect(view.locator(".side")).to_contain_text("Nothing is selected.")
+
+
+HALF = """() => {
+  const { plot } = document.querySelector('.canvas');
+  plot.select([[0, 0], [plot.wide * 0.6, 0], [plot.wide * 0.6, plot.high], [0, plot.high]]);
+  return plot.selected.reduce((sum, each) => sum + each, 0);
+}"""
+
+
+def test_map_view_selection_becomes_a_filter_of_the_search(view: Page, mapped: Slowed) -> None:
+    """Without the hidden group; the address keeps it, and it can be removed."""
+    view.get_by_label("coloured by").select_option("source")
+    view.locator(".keyed").get_by_role("button", name=re.compile("mail")).click()
+    selected = view.evaluate(HALF)
+    assert 0 < selected < FEW
+    view.get_by_role("link", name="Search in these").click()
+    view.get_by_role("searchbox", name="Query").fill("mail text 7")
+    view.keyboard.press("Enter")
+    chip = view.locator(".chip.set")
+    expect(chip).to_contain_text(f"the {selected:,} passages selected on the map")
+    expect(view.locator(".hit")).to_have_count(10)
+    view.reload()
+    expect(chip).to_contain_text(f"the {selected:,} passages")
+    view.get_by_label("show").select_option("100")
+    expect(view.locator(".hit")).to_have_count(100)
+    found = view.locator(".hit .title .mono").all_inner_texts()
+    code = view.get_by_label("The search as code")
+    view.get_by_text("As code").click()
+    view.get_by_role("button", name="JSON").click()
+    ids = json.loads(code.inner_text())["where"]["$id"]["$in"]
+    assert len(ids) == selected
+    assert set(found) <= set(ids)
+    assert all(int(each[1:]) % 3 != 2 for each in ids)  # no mail
+    chip.get_by_role("button").click()
+    expect(chip).to_have_count(0)
+    expect(view.locator(".hit")).to_have_count(100)
+
+
+def test_map_area_of_an_older_version_is_said_to_be_gone(page: Page, mapped: Slowed, faults: Any) -> None:
+    faults.allowed += ("404",)
+    open_view(page, "search?c=clouds&q=wiki&area=1;topic;;0,0 1,0 1,1")
+    page.get_by_role("alert").get_by_text("The map has changed since the selection").wait_for()
+    open_view(page, "search?c=clouds&q=wiki&area=none;topic;;0,0 1,0")  # no area at all
+    expect(page.locator(".hit")).to_have_count(10)
+    assert mapped.url in page.url
 
 
 def test_map_view_colours_are_chosen_and_groups_hidden(view: Page) -> None:

@@ -30,6 +30,7 @@ ADMIN = (
     ("GET", "batches"),
     ("GET", "spending"),
     ("GET", "keys"),
+    ("POST", "keys"),
     ("POST", "keys/k/revoke"),
     ("POST", "rollback"),
 )

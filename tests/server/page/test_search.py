@@ -53,6 +53,16 @@ def test_search_by_words_marks_what_the_server_found(page: Page) -> None:
     expect(page.locator(".hit .why").first).to_contain_text("by meaning and words together")
 
 
+def test_search_by_meaning_marks_words_of_a_language_without_spaces(page: Page) -> None:
+    """They are words of the question, and the explanation names them; its particles are none."""
+    open_view(page, 'search?q=鍵の交換&f=[["document","$eq","japanese"]]')
+    hit = page.locator(".hit")
+    expect(hit).to_have_count(1)
+    assert hit.locator(".text mark").all_inner_texts() == ["鍵", "交換"]
+    hit.get_by_role("button", name="Why this hit").click()
+    expect(hit.locator(".why")).to_contain_text("They share “鍵”, “交換”.")
+
+
 def test_search_condition_from_a_hit_narrows_and_its_removal_widens(page: Page) -> None:
     """The address keeps the search: a reload shows the same."""
     open_view(page, "search")
@@ -84,6 +94,20 @@ def test_search_condition_is_chosen_from_the_fields_and_values_that_exist(page: 
     form.get_by_label("Value").press("Enter")
     expect(page.locator(".chip.set")).to_contain_text("n is at least 28")
     expect(page.locator(".hit")).to_have_count(3)
+
+
+def test_search_condition_takes_a_number_as_people_write_it(page: Page) -> None:
+    """JSON has no number 007 or .5."""
+    open_view(page, 'search?q=sentence&f=[["source","$eq","docs"]]')
+    form = page.get_by_role("group", name="New condition")
+    for typed, shown in (("007", "n is 7"), (".5", "n is 0.5")):
+        page.get_by_role("button", name="+ Condition").click()
+        form.get_by_label("Field").select_option("n")
+        form.get_by_label("Value").fill(typed)
+        form.get_by_label("Value").press("Enter")
+        expect(page.locator(".chip.set").last).to_contain_text(shown)
+        page.get_by_role("button", name="Remove the condition on n").click()
+        expect(page.locator(".chip.set")).to_have_count(1)
 
 
 def test_search_whole_number_of_many_digits_keeps_them_all(page: Page) -> None:
@@ -142,7 +166,7 @@ def test_search_texts_never_become_markup(page: Page) -> None:
     """An attack is shown as it was written: as text, id, value, link and condition."""
     open_view(page, "search?q=attack&n=50")
     hits = page.locator(".hit")
-    expect(hits).to_have_count(47)
+    expect(hits).to_have_count(48)
     for number, text in enumerate(ATTACKS):
         shown = page.locator(".hit .text").filter(has_text=re.compile(rf"^attack {number} "))
         assert text.replace("\0", "")[:10] in shown.inner_text()

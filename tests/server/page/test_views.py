@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from tests.server.page.conftest import PATIENCE, Slowed, open_view, write_indexed, write_project
 
 from flowbed.ledger import DeadLetter, SpendRow
-from flowbed.ledger.rows import Failure
+from flowbed.ledger.rows import Failure, SubmissionRow, Swap
 from flowbed.records import Status
 from flowbed.records.precomputed import PrecomputedRows
 
@@ -118,6 +118,33 @@ def test_flow_changes_by_itself_when_rows_are_written(page: Page, shown: Slowed)
     expect(page.get_by_role("region", name="Newest runs")).to_contain_text("live")
 
 
+def test_flow_shows_the_rate_of_what_is_written(page: Page, shown: Slowed) -> None:
+    """In a minute, over the looks since the view was opened."""
+    open_view(page, "flow")
+    rate = page.locator(".stages li").nth(4).locator(".rate")
+    expect(rate).not_to_contain_text("/min")
+    shown.wait(_written(shown, "rates"))
+    expect(rate).to_have_text(re.compile(r"^[\d,]*[1-9][\d,]*/min written$"))
+
+
+def test_flow_shows_when_a_source_is_fetched_next(page: Page, shown: Slowed) -> None:
+    """As the watch keeps it: unknown before its first fetch, then in so many minutes, or late by so much."""
+    open_view(page, "flow")
+    row = page.get_by_role("region", name="Sources").get_by_role("row", name=re.compile("^docs"))
+    expect(row).to_contain_text("when flowbed watch runs")
+    shown.wait(_watched(shown, minutes=30))
+    expect(row).to_contain_text(re.compile(r"in \d+ min"))
+    shown.wait(_watched(shown, minutes=24 * 60))
+    expect(row).to_contain_text("due for")
+
+
+async def _watched(shown: Slowed, *, minutes: int) -> None:
+    """Note that a watch fetched the source so long ago."""
+    bed: Any = shown.service.bed
+    cursor = await bed.ledger.documents.cursor("docs.watch")
+    await bed.ledger.documents.swap(Swap(cursor=cursor, value=str(bed.clock() - minutes * 60_000_000)))
+
+
 async def _written(shown: Slowed, collection: str) -> None:
     bed: Any = shown.service.bed
     model = await bed.open_model(bed.model)
@@ -127,8 +154,8 @@ async def _written(shown: Slowed, collection: str) -> None:
 
 
 def test_page_server_that_goes_away_and_comes_back_is_waited_for(browser: Browser, tmp_path: Path) -> None:
-    """A live view goes on, and one that could not be loaded is loaded."""
-    folder = write_indexed(tmp_path / "project", [{"id": "a", "text": "one"}])
+    """A live view goes on; one that could not be loaded is loaded; so are rows, and a search is repeated."""
+    folder = write_indexed(tmp_path / "project", [{"id": f"{n}", "text": f"text {n}"} for n in range(150)])
     running = Slowed(folder)
     port = int(running.url.rpartition(":")[2])
     context = browser.new_context(base_url=running.url)
@@ -136,19 +163,52 @@ def test_page_server_that_goes_away_and_comes_back_is_waited_for(browser: Browse
     page = context.new_page()
     open_view(page, "flow")
     expect(page.locator(".live")).to_have_text("live")
+    listed, searched = context.new_page(), context.new_page()
+    open_view(listed, "collections/docs")
+    rows = listed.get_by_role("region", name="Rows in the order of their ids")
+    expect(rows.get_by_role("listitem").first).to_contain_text("text 0")
+    open_view(searched, "search")
     running.close()
     page.get_by_text("The server does not answer.").wait_for()
+    rows.focus()
+    listed.keyboard.press("End")
+    expect(rows.get_by_role("listitem").last).to_contain_text("row 150")
+    searched.get_by_role("searchbox", name="Query").fill("text 7")
+    searched.keyboard.press("Enter")
+    searched.get_by_role("alert").get_by_text("the server does not answer").wait_for()
     page.get_by_role("link", name="Collections").click()
     page.get_by_role("alert").get_by_text("the server does not answer").wait_for()
     running = Slowed(folder, port=port)
     expect(page.get_by_role("link", name="docs")).to_be_visible(timeout=PATIENCE)
     expect(page.get_by_text("The server does not answer.")).to_have_count(0)
     page.get_by_role("link", name="Search", exact=True).first.click()
-    page.get_by_role("searchbox", name="Query").fill("one")
+    page.get_by_role("searchbox", name="Query").fill("text 7")
     page.keyboard.press("Enter")
-    expect(page.locator(".hit")).to_have_count(1)
+    expect(page.locator(".hit").first).to_contain_text("docs#7#00000")
+    expect(rows.get_by_role("listitem").last).to_contain_text("text 99")
+    expect(searched.locator(".hit").first).to_contain_text("docs#7#00000")
     context.close()
     running.close()
+
+
+def test_page_address_with_a_bare_percent_sign_or_an_unknown_view_shows_a_view(page: Page) -> None:
+    open_view(page, "map/100%")
+    expect(page.locator("h1")).to_have_text("Map of docs")
+    open_view(page, "constructor")
+    expect(page.locator("h1")).to_have_text("Search")
+
+
+def test_page_in_a_browser_that_keeps_nothing_is_shown_in_the_chosen_theme(page: Page) -> None:
+    """Browsers that block cookies throw on every use of localStorage."""
+    page.add_init_script(
+        "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError'); } })"
+    )
+    open_view(page, "spend")
+    page.get_by_label("Theme").select_option("dark")
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    page.get_by_role("link", name="Collections").click()
+    expect(page.locator("h1")).to_have_text("Collections")
+    expect(page.get_by_label("Theme")).to_have_value("dark")
 
 
 def test_page_slow_server_says_that_it_waits(page: Page, shown: Slowed) -> None:
@@ -239,7 +299,7 @@ def test_spend_shows_planned_against_billed(page: Page, shown: Slowed) -> None:
 
 
 def test_work_shows_a_job_and_cancels_it_in_two_steps(page: Page, shown: Slowed) -> None:
-    body = {"collection": "jobs", "texts": [{"id": "one", "text": "one text"}]}
+    body = {"collection": "texts", "texts": [{"id": "one", "text": "one text"}]}
     job = shown.call("POST", "/v1/jobs", body).json
     open_view(page, "work")
     row = page.get_by_role("region", name="Jobs").get_by_role("row", name=re.compile(job["id"][:16]))
@@ -250,3 +310,51 @@ def test_work_shows_a_job_and_cancels_it_in_two_steps(page: Page, shown: Slowed)
     row.get_by_role("button", name="Cancel").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
     expect(row).to_contain_text("cancelling")  # which a worker does
+
+
+def test_work_cancels_a_submission_in_two_steps(page: Page, shown: Slowed) -> None:
+    """The first step changes nothing; the other submission stays as it is."""
+    ledger, now = shown.service.bed.ledger, shown.service.bed.clock()
+    rows = [
+        SubmissionRow(
+            id=id,
+            space="{}",
+            account="openai",
+            key="k",
+            bytes=1,
+            texts=20,
+            chunks=20,
+            tokens=400,
+            created=now,
+            state="submitted",
+            submitted=now,
+            done=5,
+            deadline=now + 86_400_000_000,
+        )
+        for id in ("leave-this-one", "stop-this-one")
+    ]
+
+    async def create() -> None:
+        for each in rows:
+            await ledger.submissions.create(each)
+
+    async def cancelled() -> dict[str, bool]:
+        kept = [await ledger.submissions.get(each.id) for each in rows]
+        return {each.id: each.cancel for each in kept if each is not None}
+
+    shown.wait(create())
+    open_view(page, "work")
+    table = page.get_by_role("region", name="Live submissions")
+    row = table.get_by_role("row", name=re.compile("stop-this-on"))
+    expect(row).to_contain_text("5 of 20")
+    dialog = page.get_by_role("dialog")
+    row.get_by_role("button", name="Cancel").click()
+    expect(dialog).to_contain_text("15 texts wait again")
+    dialog.get_by_role("button", name="Leave it").click()
+    expect(dialog).to_be_hidden()
+    assert shown.wait(cancelled()) == {"leave-this-one": False, "stop-this-one": False}
+    row.get_by_role("button", name="Cancel").click()
+    dialog.get_by_role("button", name="Cancel the submission").click()
+    expect(row).to_contain_text("being cancelled")
+    expect(row.get_by_role("button")).to_have_count(0)
+    assert shown.wait(cancelled()) == {"leave-this-one": False, "stop-this-one": True}

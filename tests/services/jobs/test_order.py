@@ -89,8 +89,8 @@ async def test_jobs_of_three_priorities_are_each_executed_once_in_order(
         )
         for priority in PRIORITIES
     }
-    # A job waits for those that were there, and for those of a higher priority that came within 80 x A.
-    assert waits[90] <= waits[50] <= waits[10] <= (80 * A * OVERLOAD + number) * SECOND
+    # A job waits for those that were there, at most 3 of 13, and for those of a higher priority that came in 80 x A.
+    assert waits[90] <= waits[50] <= waits[10] <= (80 * A * OVERLOAD + number * 3 / 13) * SECOND
     for priority, wait in waits.items():
         record_property(f"longest_wait_s_{priority}", wait // SECOND)
 

@@ -41,7 +41,7 @@ CHANGES = (
         "notation",
     ),
 )
-EVENTS = ("storm", "cut", "outage", "hide", "show", "forget")
+EVENTS = ("storm", "cut", "outage", "hide", "show", "forget", "restart")
 PLACE = st.integers(0, 1)
 CHANGE = st.tuples(st.sampled_from(CHANGES), PLACE, st.integers(0, 9))
 EVENT = st.tuples(st.sampled_from(EVENTS), PLACE, st.integers(1, 8))
@@ -67,6 +67,8 @@ async def happen(
         follower.cursor = await fetch_killed(follower.open(), follower.cursor, follower.apply, after=number)
     elif do in {"storm", "cut", "outage"}:
         setattr(backlog, do, number)
+    elif do == "restart":
+        follower.cursor = ""  # and nothing is kept of what Backlog answered
     elif do == "wait":
         backlog.advance(number)
     elif do in {"hide", "show"}:

@@ -19,7 +19,7 @@ from flowbed.sources.backlog.space import Space
 from flowbed.telemetry import RETRIED, listen
 from flowbed.testing.simulators import running
 from flowbed.testing.simulators.sources.backlog import Backlog
-from flowbed.testing.sources import entries, pages
+from flowbed.testing.sources import entries, pages, still_there
 
 if TYPE_CHECKING:
     from flowbed.records import Document, Page
@@ -70,8 +70,8 @@ class Follower:
         async for page in self.open().fetch(self.cursor):
             found.append(page)
             self.apply(page)
-        if found[-1].complete:
-            self.held = {name: each for name, each in self.held.items() if name in self.listed}
+        there = still_there(self.held, found)
+        self.held = {name: each for name, each in self.held.items() if name in there}
         return found
 
     def apply(self, page: Page) -> None:

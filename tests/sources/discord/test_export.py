@@ -12,7 +12,7 @@ from flowbed.errors import Misconfigured
 from flowbed.records.conversations import Conversation
 from flowbed.sources import open_source
 from flowbed.sources.discord.messages import first_id
-from flowbed.testing.sources import entries, pages
+from flowbed.testing.sources import entries, pages, still_there
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -225,6 +225,31 @@ async def test_file_that_ends_in_the_middle_keeps_its_channel(tmp_path: Path) ->
     (problem,) = fetched[0].problems
     assert "ends in the middle of the list" in problem.reason
     assert problem.folder == "11/"
+
+
+@pytest.mark.parametrize("content", [b"", b'{"guild": {"id": "5', b"\xff\xfe{\x00}\x00"])
+async def test_file_that_may_have_been_an_export_deletes_nothing(tmp_path: Path, content: bytes) -> None:
+    """One that is being written has no list of messages yet, and may be of any channel; the others are read."""
+    write(tmp_path, "dev", [said(MORNING)], channel=channel("12", "dev"))
+    (tmp_path / "export" / "ops.json").write_bytes(content)
+    fetched = await pages(opened(tmp_path, channels=["dev", "ops"]))
+    assert list(read(fetched)) == ["12/d/2026-01-05"]
+    found = [each for page in fetched for each in page.problems]
+    assert [(each.subject, each.skipped, each.document + each.folder) for each in found] == [
+        ("ops.json", False, ""),
+        ("ops", True, ""),
+    ]
+    assert found[1].reason.startswith("no file that can be read is of this channel")
+    assert fetched[-1].cursor == ""
+
+
+async def test_range_of_dates_deletes_channels_that_the_options_leave_out(tmp_path: Path) -> None:
+    write(tmp_path, "ops", [said(MORNING)], dateRange={"after": "2026-01-05T00:00:00+00:00", "before": None})
+    write(tmp_path, "talk", [said(MORNING + 9)], channel=thread("15", "talk"))
+    held = ["11/d/2025-01-01", "11/t/15", "11/t/16", "12/d/2025-01-01"]
+    for names, kept in ((["ops"], held[:3]), (["talk"], held[1:2]), (["talk", "ops"], held[:3]), ([], held)):
+        fetched = await pages(opened(tmp_path, channels=names))
+        assert still_there(held, fetched) == set(kept), names
 
 
 async def test_other_files_are_named_and_downloaded_ones_left_alone(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ CHANGES = (
     "archive",
     "delete_thread",
 )
-EVENTS = ("lose", "hide", "regain", *FAULTS)
+EVENTS = ("lose", "hide", "regain", "restart", *FAULTS)
 PLACE = st.integers(0, 2)
 CHANGE = st.tuples(st.sampled_from(CHANGES), PLACE, st.integers(0, 9))
 EVENT = st.tuples(st.sampled_from(EVENTS), PLACE, st.integers(1, 3))
@@ -60,6 +60,8 @@ async def happen(discord: Discord, channels: list[str], reader: Reader, step: tu
         reader.cursor = await fetch_killed(reader.source, reader.cursor, reader.apply, after=number)
     elif do in FAULTS:
         reader.discord.faults.append(replace(FAULTS[do], times=number))
+    elif do == "restart":
+        reader.cursor = ""  # and nothing is kept of what Discord answered
     elif do == "wait":
         discord.advance(number * HOUR)
     elif do in {"lose", "hide", "regain"}:

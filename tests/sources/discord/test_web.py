@@ -20,7 +20,7 @@ from flowbed.sources.discord.web import Web
 from flowbed.telemetry import RETRIED, listen
 from flowbed.testing.simulators import running
 from flowbed.testing.simulators.sources.discord import FORUM, Discord, DiscordFault
-from flowbed.testing.sources import entries, pages
+from flowbed.testing.sources import entries, pages, still_there
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -48,9 +48,8 @@ class Reader:
         async for page in self.source.fetch(self.cursor):
             fetched.append(page)
             self.apply(page)
-        if fetched[-1].complete:
-            listed = {each.document for each in entries(fetched)}
-            self.documents = {name: text for name, text in self.documents.items() if name in listed}
+        there = still_there(self.documents, fetched)
+        self.documents = {name: text for name, text in self.documents.items() if name in there}
         return fetched
 
     def apply(self, page: Page) -> None:
@@ -298,7 +297,7 @@ async def test_hidden_channel_is_named_and_kept_and_another_read() -> None:
         assert reader.documents[f"{dev}/d/2026-01-05"] == ["Ann: hello", "Ann: goes on"]
         assert f"{ops}/d/2026-01-05" in reader.documents
         (told,) = problems(fetched)
-        assert told.startswith(f"channel {ops}: is not shown to the bot any more")
+        assert told.startswith("#ops: is not shown to the bot any more")
 
 
 async def test_refused_channel_is_asked_once_and_the_others_are_read() -> None:
@@ -312,7 +311,7 @@ async def test_refused_channel_is_asked_once_and_the_others_are_read() -> None:
         assert set(reader.documents) == {f"{dev}/d/2026-01-05"}
         assert "#ops: Discord answers /channels/" in problems(fetched)[0]
         assert sum(f"/channels/{ops}/" in each for each in discord.calls) == 1
-        assert not fetched[-1].complete
+        assert (fetched[-1].complete, fetched[-1].within) == (True, (f"{dev}/",))
         discord.faults = []
         await reader.fetch()
     assert len(reader.documents) == 2

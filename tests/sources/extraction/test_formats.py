@@ -71,10 +71,42 @@ def test_html_keeps_its_structure_and_leaves_out_what_is_no_text(read: Read) -> 
             "<meta charset=shift_jis><p>caf\u00e9 日本".encode("shift_jis", "xmlcharrefreplace"), id="named"
         ),
         pytest.param("<p>café 日本".encode("utf-16"), id="byte order mark"),
+        pytest.param("<meta charset=utf-16><p>café 日本".encode(), id="named wrongly"),
+        pytest.param("<meta charset=rot13><p>café 日本".encode(), id="no encoding of pages"),
+        pytest.param(
+            f"<script>{' ' * 9_000}</script><meta charset='GB2312'><p>café 日本".encode("gb18030"),
+            id="named late",
+        ),
+        pytest.param(
+            "<?xml version='1.0' encoding='EUC-JP'?><p>caf&#xe9; 日本".encode("euc_jp"), id="named by XML"
+        ),
     ],
 )
 def test_html_in_any_encoding_is_read(read: Read, raw: bytes) -> None:
     assert read("a.htm", raw).parts[0].text == "café 日本"
+
+
+@pytest.mark.parametrize(
+    ("named", "codec", "text"),
+    [
+        ("Shift_JIS", "cp932", "①番の㈱髙島屋"),
+        ("x-sjis", "cp932", "①番の㈱髙島屋"),
+        ("EUC-JP", "euc_jis_2004", "①番"),
+        ("gb2312", "gbk", "朱镕基與髙"),
+        ("euc-kr", "cp949", "똠방각하"),
+        ("iso-8859-1", "cp1252", "“quoted” … €5"),
+    ],
+)
+def test_html_has_letters_that_its_encoding_got_later(read: Read, named: str, codec: str, text: str) -> None:
+    """Pages name the encodings of old, and have those of Windows; nothing after such a letter is lost."""
+    page = f"<meta charset={named}><p>{text}</p><p>after".encode(codec)
+    assert read("a.html", page).parts[0].text == f"{text}\n\nafter"
+
+
+def test_html_with_a_letter_that_is_cut_is_read(read: Read) -> None:
+    assert (
+        read("a.html", "<p>日本語の".encode()[:-1] + b"</p><p>after").parts[0].text == "日本語\ufffd\n\nafter"
+    )
 
 
 def test_html_tables_that_only_arrange_the_page_are_text(read: Read) -> None:

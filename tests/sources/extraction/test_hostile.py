@@ -77,6 +77,16 @@ HOSTILE = {
     "far.xlsx": (xlsx({"a": [["x", "y"]]}, extra=FAR_CELL), "its parser ended with SIGABRT"),
     "nested.docx": (docx("<w:p>" * 5_000 + "</w:p>" * 5_000), "its elements are nested too deeply"),
     "nested.html": (b"<div>" * 200_000 + b"x", "its elements are nested too deeply"),
+    "unnamed.html": (
+        "<p>Правила отпуска".encode("cp1251"),
+        "it is not UTF-8 (byte 0xcf at 3) and names no encoding; convert it to UTF-8, e.g. with iconv",
+    ),
+    "misnamed.html": (
+        "<meta charset=utf-8><p>Правила отпуска".encode("cp1251"),
+        "it is not in the encoding that it names, utf-8; correct the name, or convert it to UTF-8",
+    ),
+    "unmarked.html": ("<p>日本語".encode("utf-16-le"), "it is binary, or UTF-16 without a byte order mark"),
+    "scripts.html": (b"<div id=root></div><script>start()</script>", "it has no text, apart from scripts"),
     "entities.docx": (
         archive(
             {
@@ -209,8 +219,12 @@ def test_process_out_of_memory_is_replaced_and_the_reason_is_given(parsers: Pars
     assert "Text." in parsers.extract(tmp_path / "small.html", "html")
 
 
-def test_process_that_takes_too_long_is_ended_once(parsers: Parsers, tmp_path: Path) -> None:
+def test_process_that_takes_too_long_is_ended_once(
+    parsers: Parsers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file that needs more processor time than it may have is refused, and not tried again."""
+    # On a busy machine, the processor time takes long.
+    monkeypatch.setattr("flowbed.sources.extraction.process.PATIENCE", 120)
     file = tmp_path / "a.pdf"
     # A million times the same few words on a page.
     shown = b"BT /F1 1 Tf " + b"(word) Tj 1 1 Td " * 1_000_000 + b"ET"

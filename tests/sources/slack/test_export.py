@@ -6,6 +6,7 @@ import json
 import time
 import zipfile
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 import pytest
 
@@ -160,6 +161,33 @@ async def test_broken_file_keeps_what_its_channel_had(export: Path) -> None:
     ]
 
 
+async def test_folder_whose_name_is_decomposed_is_that_of_its_channel(export: Path) -> None:
+    """Some file systems and archives write letters with marks in two parts."""
+    (export / "channels.json").write_text('[{"id": "C1", "name": "ops"}, {"id": "C2", "name": "開発が"}]')
+    write(export, "2026-01-05", [message(f"{DAY_ONE}.000100")], channel=normalize("NFD", "開発が"))
+    for options in ({}, {"channels": ["開発が"]}):
+        fetched = await pages(opened(export, **options))
+        assert (list(read(fetched)), problems(fetched)) == (["C2/d/2026-01-05"], [])
+
+
+@pytest.mark.parametrize("lists", ["", "[{", '{"ok": false}'])
+async def test_folder_whose_list_is_broken_is_not_read_under_its_name(export: Path, lists: str) -> None:
+    """Its id is not known then: read under its name, all would be embedded again, and the rest deleted."""
+    write(export, "2026-01-05", [message(f"{DAY_ONE}.000100")])
+    write(export, "2026-01-05", [message(f"{DAY_ONE}.000100")], channel="secret")
+    (export / "groups.json").write_text('[{"id": "G2", "name": "secret"}]')
+    (export / "channels.json").write_text(lists)
+    fetched = await pages(opened(export))
+    assert list(read(fetched)) == ["G2/d/2026-01-05"]
+    found = {each.subject: each for page in fetched for each in page.problems}
+    assert list(found) == ["channels.json", "ops/"]
+    assert not found["channels.json"].skipped
+    assert (
+        found["ops/"].reason == "not read, since its id is not known while a list of channels cannot be read"
+    )
+    assert fetched[-1].cursor == ""
+
+
 async def test_folder_without_channel_is_read_under_its_name(export: Path) -> None:
     write(export, "2026-01-05", [message(f"{DAY_ONE}.000100")], channel="renamed")
     fetched = await pages(opened(export))
@@ -191,6 +219,7 @@ async def test_files_that_may_have_messages_but_are_no_days_are_named(
     assert (list(read(fetched)), fetched[-1].complete) == (["C1/d/2026-01-05"], True)
     write(export, "2026-01-06", [], channel="general")
     wanted = opened(export, channels=["general"])
+    assert (await pages(wanted))[-1].empty == "there are no messages of general in the export"
     assert [each.partition(": ")[0] for each in problems(await pages(wanted))] == [
         "general/",
         "messages.json",

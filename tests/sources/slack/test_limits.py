@@ -182,7 +182,8 @@ async def test_channel_that_fails_is_reported_and_the_others_are_read() -> None:
         (said,) = problems(fetched)
         assert said.startswith("#ops: slack at 127.0.0.1")
         assert said.endswith("status 502; what is indexed of it is kept, and the next run tries again")
-        assert not fetched[-1].complete
+        assert fetched[-1].complete
+        assert fetched[-1].within == tuple(f"C{number}/" for number in range(2, 8))
         assert {each.partition("/")[0] for each in reader.documents} == {f"C{n}" for n in range(2, 8)}
         await reader.fetch()
     assert "C1/d/2026-01-05" in reader.documents

@@ -18,7 +18,7 @@ from flowbed.sources.slack.positions import Position, read, written
 from flowbed.sources.slack.web import Web
 from flowbed.testing.simulators import running
 from flowbed.testing.simulators.sources.slack import SlackFault, SlackSimulator, SlackWorkspace
-from flowbed.testing.sources import entries, fetch_killed, pages
+from flowbed.testing.sources import entries, fetch_killed, pages, still_there
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -45,9 +45,8 @@ class Reader:
         async for page in self.source.fetch(self.cursor):
             fetched.append(page)
             self.apply(page)
-        if fetched[-1].complete:
-            listed = {each.document for each in entries(fetched)}
-            self.documents = {name: text for name, text in self.documents.items() if name in listed}
+        there = still_there(self.documents, fetched)
+        self.documents = {name: text for name, text in self.documents.items() if name in there}
         return fetched
 
     def apply(self, page: Page) -> None:
@@ -320,6 +319,12 @@ async def test_refused_channel_and_poison_thread_do_not_stop_the_others() -> Non
         assert thread.endswith(": Slack answers conversations.replies with surprising_error")
         await reader.fetch()
     assert set(reader.documents) == {"C1/d/2026-01-05", "C2/d/2026-01-05", f"C2/t/{bad}"}
+
+
+async def test_workspace_without_messages_says_why() -> None:
+    async with reading(workspace_of(0)) as reader:
+        (page,) = await reader.fetch()
+    assert page.empty == "there are no messages that are older than a minute in #ops"
 
 
 async def test_lost_access_keeps_what_is_indexed() -> None:

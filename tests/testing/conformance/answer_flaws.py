@@ -23,12 +23,12 @@ from tests.testing.conformance.flaws import (
 )
 
 from flowbed.testing.conformance import answers as a
-from flowbed.testing.conformance import encodings as e
-from flowbed.testing.conformance import inputs as i
-from flowbed.testing.conformance import keys as k
-from flowbed.testing.conformance import refusals as r
+from flowbed.testing.conformance.checks import encodings as e
+from flowbed.testing.conformance.checks import inputs as i
+from flowbed.testing.conformance.checks import keys as k
+from flowbed.testing.conformance.checks import refusals as r
 from flowbed.testing.simulators import Fault, vectors_of
-from flowbed.testing.simulators.openai import Model
+from flowbed.testing.simulators.providers.openai import Model
 
 if TYPE_CHECKING:
     from tests.testing.conformance.flaws import Asked, Fields, Flaw

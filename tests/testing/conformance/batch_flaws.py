@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from tests.testing.conformance.flaws import Told, refused_with
 from tests.testing.conformance.job_flaws import asked_at, contents, objects, query_at, results, told_at
 
-from flowbed.testing.conformance import batch_lines as a
-from flowbed.testing.conformance import batches as b
-from flowbed.testing.conformance import validation as v
+from flowbed.testing.conformance.checks import batch_lines as a
+from flowbed.testing.conformance.checks import batches as b
+from flowbed.testing.conformance.checks import validation as v
 from flowbed.testing.conformance.exchanges import numbers_of
 from flowbed.testing.conformance.jobs import ENDED
 from flowbed.testing.simulators import Fault

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tests.testing.conformance.flaws import Told, refused_with
 from tests.testing.conformance.job_flaws import contents, objects, query_at, rewriting, told_at
 
-from flowbed.testing.conformance import files as f
+from flowbed.testing.conformance.checks import files as f
 
 if TYPE_CHECKING:
     from tests.testing.conformance.flaws import Asked, Fields, Inner

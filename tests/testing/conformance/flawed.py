@@ -8,20 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.testing.conformance.flaws import Flawed, Limiting
 
-from flowbed.testing.conformance import (
-    CHECKS,
-    GROUPS,
-    Target,
-    batches,
-    examine,
-    files,
-    inputs,
-    refusals,
-    validation,
-)
+from flowbed.testing.conformance import CHECKS, GROUPS, Target, examine
+from flowbed.testing.conformance.checks import batches, files, inputs, refusals, validation
 from flowbed.testing.conformance.jobs import SECOND
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running
-from flowbed.testing.simulators.openai import Model
+from flowbed.testing.simulators.providers.openai import Model
 
 if TYPE_CHECKING:
     from collections.abc import Collection

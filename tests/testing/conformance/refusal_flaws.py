@@ -15,11 +15,11 @@ from tests.testing.conformance.flaws import (
 )
 
 from flowbed.testing.conformance import answers as a
-from flowbed.testing.conformance import encodings as e
-from flowbed.testing.conformance import inputs as i
-from flowbed.testing.conformance import keys as k
-from flowbed.testing.conformance import models as m
-from flowbed.testing.conformance import refusals as r
+from flowbed.testing.conformance.checks import encodings as e
+from flowbed.testing.conformance.checks import inputs as i
+from flowbed.testing.conformance.checks import keys as k
+from flowbed.testing.conformance.checks import models as m
+from flowbed.testing.conformance.checks import refusals as r
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -40,7 +40,7 @@ Command = Callable[..., Ran]
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Give the command, run in this process without the checks that take long."""
     quick = tuple(check for check in CHECKS if check.run not in LONG)
-    monkeypatch.setattr("flowbed.testing.conformance.CHECKS", quick)
+    monkeypatch.setattr("flowbed.testing.conformance.__main__.CHECKS", quick)
 
     def run(*arguments: str) -> Ran:
         monkeypatch.setattr(sys, "argv", ["conformance", *arguments])
@@ -55,22 +55,31 @@ def url() -> Iterator[str]:
         yield found
 
 
-def test_command_conforming_server_prints_a_line_for_each_check(url: str) -> None:
+def test_command_conforming_server_prints_a_line_for_each_check(url: str, command: Command) -> None:
     """Each check has a line for each client, the last line counts them, and the status is 0."""
+    ran = command(url, "--key", KEY, "--limited-key", LIMITED)
+    *lines, last = ran.stdout.splitlines()
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert lines.pop() == "absent   vector stores: GET /vector_stores answers 404"
+    run = [check for check in CHECKS if check.group != "vector stores" and check.run not in LONG]
+    assert len(lines) == 2 * len(run)
+    assert {line.split()[0] for line in lines} == {"passed"}
+    assert {line.split()[1] for line in lines} == {"sync", "async"}
+    assert last == f"{url}/v1, {NAME}: {len(lines)} passed, 0 failed, 0 skipped; not offered: vector stores"
+
+
+def test_command_as_a_program_prints_the_lines_of_a_group(url: str) -> None:
+    program = (sys.executable, "-m", "flowbed.testing.conformance")
     ran = subprocess.run(
-        [sys.executable, "-m", "flowbed.testing.conformance", url, "--key", KEY, "--limited-key", LIMITED],
+        [*program, url, "--key", KEY, "--only", "files"],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    *lines, last = ran.stdout.splitlines()
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert lines.pop() == "absent   vector stores: GET /vector_stores answers 404"
-    assert len(lines) == 2 * len([check for check in CHECKS if check.group != "vector stores"])
-    assert {line.split()[0] for line in lines} == {"passed"}
-    assert {line.split()[1] for line in lines} == {"sync", "async"}
-    assert last == f"{url}/v1, {NAME}: {len(lines)} passed, 0 failed, 0 skipped; not offered: vector stores"
+    of_files = [check for check in CHECKS if check.group == "files"]
+    assert f"{2 * len(of_files)} passed, 0 failed, 0 skipped" in ran.stdout.splitlines()[-1]
 
 
 def test_command_faulty_server_gives_each_reason_as_json(command: Command) -> None:

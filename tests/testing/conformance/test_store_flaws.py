@@ -15,7 +15,7 @@ from tests.testing.conformance.flaws import Flawed, Told
 
 from flowbed.server.app import working
 from flowbed.testing.conformance import CHECKS, Target, examine
-from flowbed.testing.conformance import vector_stores as v
+from flowbed.testing.conformance.checks import vector_stores as v
 from flowbed.testing.simulators import running_thread
 
 if TYPE_CHECKING:

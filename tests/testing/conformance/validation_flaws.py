@@ -9,8 +9,8 @@ from tests.testing.conformance.batch_flaws import in_the_end
 from tests.testing.conformance.flawed import NAME
 from tests.testing.conformance.job_flaws import inputs, objects, rewriting
 
-from flowbed.testing.conformance import validation as v
-from flowbed.testing.conformance.refusals import UNKNOWN
+from flowbed.testing.conformance.checks import validation as v
+from flowbed.testing.conformance.checks.refusals import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable

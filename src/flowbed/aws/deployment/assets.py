@@ -28,7 +28,7 @@ def upload_assets(folder: Path, name: str, *, client: Callable[[str], Any]) -> s
         path = folder / each["source"]["path"]
         if path.suffix == ".json":
             continue  # the template: it is uploaded under a name of ours
-        body = _zipped(path) if path.is_dir() else path.read_bytes()
+        body = zipped(path) if path.is_dir() else path.read_bytes()
         for destination in each["destinations"].values():
             upload(bucket, destination["objectKey"], body, client=client)
     return bucket
@@ -54,14 +54,15 @@ def _require_bucket(bucket: str, storage: Any) -> None:
         storage.create_bucket(Bucket=bucket, **({"CreateBucketConfiguration": where} if where else {}))
 
 
-def _zipped(folder: Path) -> bytes:
-    """Zip a folder with the mode of each file, always into the same bytes."""
+def zipped(folder: Path) -> bytes:
+    """Zip a folder, always into the same bytes; every user may read a file, and run one that its owner may run."""
     body = io.BytesIO()
     with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), (1980, 1, 1, 0, 0, 0))
-                entry.external_attr = (path.stat().st_mode & 0xFFFF) << 16
+                # Another user runs the function; a file of settings may be its owner's alone on this machine.
+                entry.external_attr = (0o755 if path.stat().st_mode & 0o100 else 0o644) << 16
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, path.read_bytes())
     return body.getvalue()

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import subprocess
-import sys
 import tempfile
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowbed.aws.deployment.assets import upload, upload_assets
-from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
+from flowbed.aws.deployment.clients import translated
+from flowbed.aws.deployment.synthesis import synthesise
+from flowbed.errors import NotFound, Rejected
+from flowbed.records.values import listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from flowbed.aws.stack.options import StackOptions
 
-# Seconds: CDK takes 20 on a quiet machine.
-SYNTHESIS = 600
-# Resources of a stack take minutes, its deletion too; CloudFormation is asked every five seconds.
-STEP, STEPS = 5, 360
-# Characters of CDK's own words that are repeated in an error.
-REPEATED = 2_000
+# Resources of a stack take minutes, its deletion too; CloudFormation is asked every two seconds, for half an hour.
+STEP, STEPS = 2, 900
 READY = "CREATE_COMPLETE"
+# How a stack ends whose first deployment failed.
+FAILED_FIRST = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED")
 EXECUTIONS = 5  # of each machine that `status` shows
 
 
@@ -52,19 +50,6 @@ class StackState:
     alarms: tuple[str, ...]
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Raise what AWS refuses as an error of Flowbed's tree."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except ClientError as error:
-        raise Rejected(f"AWS refuses: {error}") from error
-    except BotoCoreError as error:
-        raise Transient(f"AWS cannot be asked now: {error}") from error
-
-
 class Deployment:
     """One stack. `client` makes a client of a service, with the credentials and the region of the environment."""
 
@@ -74,7 +59,21 @@ class Deployment:
         self._client = client
         self._stack = client("cloudformation")
 
-    @_translated()
+    @translated()
+    def require_deployable(self) -> None:
+        """Require that CloudFormation can create or update the stack.
+
+        Raises:
+            Rejected: its first deployment failed; such a stack has to be removed.
+        """
+        found = self._described()
+        if found is not None and found["StackStatus"] in FAILED_FIRST:
+            raise Rejected(
+                f"the first deployment of the stack {self.name} failed: {self._why()}. CloudFormation updates no such"
+                f" stack: flowbed aws destroy --name {self.name}, then deploy again"
+            )
+
+    @translated()
     def changes(self, options: StackOptions) -> list[Change]:
         """Return what `deploy` would change, and change nothing.
 
@@ -89,7 +88,7 @@ class Deployment:
                 self._stack.delete_stack(StackName=self.name)
             return found
 
-    @_translated()
+    @translated()
     def deploy(self, options: StackOptions) -> list[Change]:
         """Create the stack, or update it, and return what was changed.
 
@@ -108,7 +107,7 @@ class Deployment:
             self._wait("stack_create_complete" if creating else "stack_update_complete")
             return found
 
-    @_translated()
+    @translated()
     def destroy(self) -> None:
         """Remove the stack. The bucket, the table and the secrets of a production stack stay.
 
@@ -120,7 +119,7 @@ class Deployment:
         self._stack.delete_stack(StackName=self.name)
         self._wait("stack_delete_complete")
 
-    @_translated()
+    @translated()
     def state(self) -> StackState:
         """Look at the stack, its queues, machines and alarms.
 
@@ -136,24 +135,27 @@ class Deployment:
             alarms=tuple(self._alarms()),
         )
 
-    @_translated()
+    @translated()
     def invoke(self, function: str, event: Mapping[str, Any]) -> Any:
         """Call a function of the stack, and return its answer.
 
         Raises:
+            NotFound: there is no such stack, or it has no such function.
             Rejected: the function failed; the message has its error.
         """
         self._require()
-        answer = self._client("lambda").invoke(
-            FunctionName=f"{self.name}-{function}", Payload=json.dumps(event).encode()
-        )
+        client = self._client("lambda")
+        try:
+            answer = client.invoke(FunctionName=f"{self.name}-{function}", Payload=json.dumps(event).encode())
+        except client.exceptions.ResourceNotFoundException as error:
+            raise NotFound(f"{self.name} has no function {function!r}; {self._known_functions()}") from error
         said = json.loads(answer["Payload"].read() or b"null")
         if answer.get("FunctionError"):
             kind, message = said.get("errorType", "Error"), said.get("errorMessage", "")
             raise Rejected(f"{function} failed: {kind}: {message}")
         return said
 
-    @_translated()
+    @translated()
     def logs(self, function: str, *, since_ms: int) -> list[str]:
         """Return the lines of a function's log since a time in Unix milliseconds, oldest first.
 
@@ -167,7 +169,21 @@ class Deployment:
         try:
             return [event["message"].rstrip("\n") for page in pages for event in page["events"]]
         except client.exceptions.ResourceNotFoundException as error:
-            raise NotFound(f"{self.name} has no function {function!r}, or it has never run") from error
+            raise NotFound(
+                f"{self.name} has no function {function!r}, or it has never run; {self._known_functions()}"
+            ) from error
+
+    def _known_functions(self) -> str:
+        """Name the functions of the stack, for a message."""
+        if self._described() is None:
+            return f"no stack is called {self.name!r} in {self._region()}"
+        found = sorted(
+            each.removeprefix(f"{self.name}-") for each in self._resources("AWS::Lambda::Function")
+        )
+        return f"its functions are: {listing(found, none='none')}"
+
+    def _region(self) -> str:
+        return f"this account and region ({self._stack.meta.region_name})"
 
     def _prepare(self, folder: Path, options: StackOptions) -> str:
         """Write the template, upload what it needs, and return the name of a change set that is ready."""
@@ -238,7 +254,9 @@ class Deployment:
     def _require(self) -> Mapping[str, Any]:
         found = self._described()
         if found is None:
-            raise NotFound(f"no stack is called {self.name!r} in this account and region: flowbed aws deploy")
+            raise NotFound(
+                f"no stack is called {self.name!r} in {self._region()}: set AWS_REGION or --name, or flowbed aws deploy"
+            )
         return found
 
     def _wait(self, event: str) -> None:
@@ -281,53 +299,17 @@ class Deployment:
             yield name, tuple(each["status"] for each in found)
 
     def _alarms(self) -> Iterator[str]:
-        client = self._client("cloudwatch")
-        found = client.describe_alarms(AlarmNamePrefix=f"{self.name}-", StateValue="ALARM")
-        for each in found["MetricAlarms"]:
-            yield each["AlarmName"].removeprefix(f"{self.name}-")
-
-
-def synthesise(folder: Path, options: StackOptions) -> bytes:
-    """Write the template, its assets and the report of its checks into `folder`, and return the template.
-
-    Raises:
-        Misconfigured: CDK is not installed, or refuses the stack; the message has its words.
-    """
-    if importlib.util.find_spec("aws_cdk") is None:
-        raise Misconfigured(
-            "CDK is not installed: pip install 'flowbed[cdk]', and Node 20 or later, which it runs on"
+        # By name: those of the stack NAME-two begin with NAME- too.
+        own = set(self._resources("AWS::CloudWatch::Alarm"))
+        pages = (
+            self._client("cloudwatch")
+            .get_paginator("describe_alarms")
+            .paginate(AlarmNamePrefix=f"{self.name}-", StateValue="ALARM")
         )
-    done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", "flowbed.aws.stack", str(folder), json.dumps(asdict(options))],
-        capture_output=True,
-        text=True,
-        timeout=SYNTHESIS,
-        check=False,
-    )
-    if done.returncode:
-        raise Misconfigured(f"CDK refuses the stack:\n{done.stderr[-REPEATED:]}")
-    return (folder / f"{options.name}.template.json").read_bytes()
-
-
-def environment_client(endpoint: str | None = None) -> Callable[[str], Any]:
-    """Return what makes clients with the credentials and the region of the environment.
-
-    Raises:
-        Misconfigured: boto3 is not installed.
-        Transient: there are no credentials now.
-    """
-    try:
-        import boto3
-    except ImportError as error:
-        raise Misconfigured("boto3 is not installed: pip install 'flowbed[aws]'") from error
-    session = boto3.Session()
-    if session.get_credentials() is None:
-        raise Transient("no credentials of AWS were found: log in, or set AWS_PROFILE")
-
-    def client(service: str) -> Any:
-        return session.client(service, endpoint_url=endpoint)
-
-    return client
+        for page in pages:
+            for each in page["MetricAlarms"]:
+                if each["AlarmName"] in own:
+                    yield each["AlarmName"].removeprefix(f"{self.name}-")
 
 
 def _digest(body: bytes) -> str:

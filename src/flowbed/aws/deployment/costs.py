@@ -13,9 +13,12 @@ TRANSITION = 25e-6  # of a standard state machine
 MESSAGE = 0.4e-6  # of SQS, for send, receive and delete each
 EVENT = 1e-6  # of EventBridge
 STORED_GB = 0.023  # of S3, for a month
-# Units of the ledger for each chunk, counted on the emulator over the life of a chunk (tests/ledger/dynamodb).
+# Units of the ledger for each chunk: writes are the most that tests allow for a chunk with a text of its own, reads
+# those that `python -m benchmarks aws` counts. So are the requests to the store.
 WRITES = {"realtime": 3.6, "batch": 5.6}
-READS = {"realtime": 5.0, "batch": 6.0}
+READS = {"realtime": 6.7, "batch": 14.0}
+STORE_WRITES = {"realtime": 0.0076, "batch": 0.0049}
+STORE_READS = {"realtime": 0.0433, "batch": 0.0081}
 # A batch file has about so many chunks, a submission at most so many, a receipt so many lines.
 BATCH_FILE, SUBMISSION, RECEIPT = 2_000, 50_000, 20
 # Vector of 1,536 numbers of four bytes, and its text and metadata.
@@ -25,6 +28,14 @@ EMBED_SECONDS, EMBED_GB = 2.0, 2.0  # of a receipt: most of it is waiting for th
 POLL_SECONDS, POLL_GB = 60.0, 3.0  # of a submission of 50,000 texts
 COMMIT_SECONDS, COMMIT_GB = 10.0, 4.0  # of a commit of the deltas of ten batch files
 DELTAS = 10
+
+# Of compactors that download the whole snapshot, merge up to ten messages, and upload it: seconds as one of them was
+# measured by its authors, memory as theirs, one message for each receipt and collection.
+SNAPSHOT_SECONDS, SNAPSHOT_GB, SNAPSHOT_MESSAGES = 19.0, 4.0, 10
+# Write units of one change of status in such a table, in its five indexes, for a line; each changes twice.
+STATUS_WRITES = 7.6
+# What moving such a snapshot over a file system with elastic throughput costs, by the same authors' estimate.
+SHARED_FILES = 19_000 / (3 * 60 * 24 * 30)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +65,7 @@ def costs(lines: int, *, lane: str, tokens_each: float, usd_per_million: float) 
     )
     calls = embedded + 3 * polled + commits
     transitions = 3 * embedded + 6 * polled
-    puts = 3 * files + 4 * commits + polled
-    gets = 6 * files + 20 * commits
+    puts, gets = round(lines * STORE_WRITES[lane]), round(lines * STORE_READS[lane])
     messages = 3 * 2 * files
     return (
         Cost(
@@ -84,5 +94,25 @@ def costs(lines: int, *, lane: str, tokens_each: float, usd_per_million: float) 
             part="stored for a month",
             usd=lines * ROW_BYTES / 1e9 * STORED_GB,
             counted=f"{lines * ROW_BYTES / 1e9:.1f} GB of vectors and texts",
+        ),
+    )
+
+
+def of_whole_snapshots(lines: int) -> tuple[Cost, ...]:
+    """Return what so many receipt lines cost where compactors move the whole Chroma snapshot, beside the embeddings."""
+    compactions = math.ceil(2 * math.ceil(lines / RECEIPT) / SNAPSHOT_MESSAGES)
+    gb_seconds = compactions * SNAPSHOT_SECONDS * SNAPSHOT_GB
+    units = 2 * lines * STATUS_WRITES
+    return (
+        Cost(part="ledger", usd=units * WRITE_UNIT, counted=f"{units:,.0f} write units for statuses"),
+        Cost(
+            part="functions",
+            usd=gb_seconds * GB_SECOND + compactions * CALL,
+            counted=f"{compactions:,} compactions, {gb_seconds:,.0f} GB-seconds",
+        ),
+        Cost(
+            part="shared files",
+            usd=compactions * SHARED_FILES,
+            counted=f"{compactions:,} snapshots moved over EFS; nothing where they are in S3",
         ),
     )

@@ -8,28 +8,39 @@ import subprocess
 import sys
 from importlib.metadata import requires
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import flowbed
 from flowbed.errors import Misconfigured, Rejected
-from flowbed.settings import FILE, read_settings
+from flowbed.settings import FILE, PASSED, read_settings
+
+if TYPE_CHECKING:
+    from flowbed.aws.stack.options import Architecture
 
 # What the light functions import, beside Python itself. Lambda's own boto3 is older than the AWS that we call.
 REQUIREMENTS = (
     "aiohttp",
     "boto3",
+    "cachetools",
+    "markdown-it-py",
     "obstore",
     "orjson",
     "pathspec",
     "platformdirs",
+    "psutil",
+    "pybase64",
     "pydantic",
     "pydantic-settings",
+    "rs-bpe",
+    "semantic-text-splitter",
     "stamina",
     "structlog",
     "tomlkit",
     "zstandard",
 )
-# All that Lambda's Amazon Linux 2023 can run: it has glibc 2.34.
-PLATFORMS = ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, 35)))
+# Of the wheels for each kind of machine. Lambda's Amazon Linux 2023 has glibc 2.34, so it runs all up to that.
+WHEELS = {"arm64": "aarch64", "x86_64": "x86_64"}
+GLIBC = range(17, 35)
 PYTHON = "3.13"
 # Bytes that Lambda takes, unpacked.
 MOST = 250 * 2**20
@@ -41,8 +52,8 @@ cd "$LAMBDA_TASK_ROOT" && exec {python} -m awslambdaric "$_HANDLER"
 INSTALLING = 1_800  # s
 
 
-def build(folder: Path, project: Path) -> None:
-    """Write the package for AWS's Python on arm64 into `folder`, with the settings of a project.
+def build(folder: Path, project: Path, architecture: Architecture = "arm64") -> None:
+    """Write the package for AWS's Python on a kind of machine into `folder`, with the settings of a project.
 
     Raises:
         Misconfigured: the project has no valid `flowbed.toml`, or pip cannot install for that platform.
@@ -51,8 +62,8 @@ def build(folder: Path, project: Path) -> None:
     _settings(folder, project)
     done = subprocess.run(  # noqa: S603 - pip, of this Python
         [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", str(folder)]
-        + [f"--platform={each}" for each in PLATFORMS]
-        + ["--python-version", PYTHON, "--only-binary", ":all:", "--no-compile", *_requirements()],
+        + [f"--platform={each}" for each in _platforms(architecture)]
+        + ["--python-version", PYTHON, "--only-binary", ":all:", "--no-compile", *requirements()],
         capture_output=True,
         text=True,
         timeout=INSTALLING,
@@ -80,7 +91,12 @@ def build_local(folder: Path, project: Path) -> None:
     bootstrap.chmod(0o755)
 
 
-def _requirements() -> list[str]:
+def _platforms(architecture: Architecture) -> list[str]:
+    wheels = WHEELS[architecture]
+    return [f"manylinux2014_{wheels}", *(f"manylinux_2_{minor}_{wheels}" for minor in GLIBC)]
+
+
+def requirements() -> list[str]:
     """Return what to install, within the versions that Flowbed allows."""
     said = (re.split(r"\s*;", each, maxsplit=1)[0] for each in requires("flowbed") or ())
     bounds = {re.split(r"[^\w.-]", each, maxsplit=1)[0].lower(): each for each in said}
@@ -92,6 +108,10 @@ def _settings(folder: Path, project: Path) -> None:
         raise Misconfigured(
             f"there is no {FILE} in {project}: functions get their settings from it; flowbed init"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    passed = folder / PASSED
+    passed.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(project / FILE, folder / FILE)
-    read_settings(folder)  # wrong ones are found here, not by the first call
+    # Wrong ones are found here, not by the first call; no function validates again what has passed.
+    read_settings(folder)
+    if passed.exists():
+        passed.chmod(0o644)  # another user runs the function

@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from flowbed.aws.existing.tables import record_runs
 from flowbed.aws.invocation import Invocation, lambda_handler
+from flowbed.aws.refused import receives, record_refused
 from flowbed.errors import Rejected, Transient
+from flowbed.events.notifications import read_event
+from flowbed.records import Problem
+from flowbed.records.events import Handled
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from flowbed.bed import Flowbed
     from flowbed.lanes.failures import RunStats
 
@@ -26,18 +33,12 @@ async def handler(event: Any, call: Invocation) -> dict[str, Any]:
     """
     messages = _messages(event)
     bed = await call.project()
-    failed: set[str] = set()
-    orphans = await _orphans(event, messages, bed)
-    try:
-        told = await bed.take_in(json.dumps(event))
-    except Rejected as error:
-        if not messages:
-            raise
-        call.lines.tell(str(error))
-        return _failures(messages.keys() - orphans)
+    refused = _refused(messages)
+    orphans = await _orphans(messages, refused, bed)
+    told = await _take_in(event, messages, refused, bed)
     for problem in told.failures:
         call.lines.tell(problem.reason, subject=problem.subject)
-    failed |= set(told.messages) - orphans
+    failed = set(told.messages) - orphans
     call.lines.tell(
         "taken in",
         batches=list(told.batch_ids),
@@ -45,6 +46,7 @@ async def handler(event: Any, call: Invocation) -> dict[str, Any]:
         ignored=dict(told.ignored),
     )
     stats = await _embed(told.batch_ids, bed)
+    await record_runs(bed, call)
     call.lines.count(
         Batches=told.batches,
         Later=len(told.later),
@@ -54,6 +56,7 @@ async def handler(event: Any, call: Invocation) -> dict[str, Any]:
         Tokens=stats.tokens,
         Failures=len(told.failures) + stats.failed,
     )
+    await record_refused(list(messages.values()), refused, failed=told.messages, bed=bed, at=call.now())
     if stats.stopped:
         if not messages:
             raise Transient(stats.stopped)
@@ -74,15 +77,40 @@ async def _embed(batches: tuple[str, ...], bed: Flowbed) -> RunStats:
     return await bed.embed_batches(*batches)
 
 
-async def _orphans(event: Any, messages: dict[str, int], bed: Flowbed) -> set[str]:
+async def _take_in(
+    event: Any, messages: Mapping[str, Any], refused: Mapping[str, str], bed: Flowbed
+) -> Handled:
+    """Take in an event; of messages those that can be read, which may be none."""
+    try:
+        return await bed.take_in(json.dumps(event))
+    except Rejected:
+        if not messages:
+            raise
+    failures = (Problem(subject=message, reason=reason) for message, reason in refused.items())
+    return Handled(failures=tuple(failures), messages=tuple(refused))
+
+
+def _refused(messages: Mapping[str, Any]) -> dict[str, str]:
+    """Return why messages cannot be read, by id: they become dead letters here, and the queue's after some tries."""
+    found = {}
+    for message, record in messages.items():
+        try:
+            problems = read_event(json.dumps([record.get("body")]).encode()).problems
+        except Rejected as error:
+            found[message] = str(error).partition(": ")[2]  # without the place in the event
+        else:
+            if problems:
+                found[message] = problems[0].reason
+    return found
+
+
+async def _orphans(messages: Mapping[str, Any], refused: Mapping[str, str], bed: Flowbed) -> set[str]:
     """Return the messages that came often enough, and tell only of files that no fetch has recorded."""
     found = set()
-    for message in [each for each, receives in messages.items() if receives >= MOST_RECEIVES]:
-        records = [each for each in event["Records"] if each.get("messageId") == message]
-        try:
-            told = await bed.take_in(json.dumps({"Records": records}))
-        except Rejected:
-            continue  # a poison message: the queue moves it to its dead letters
+    for message, record in messages.items():
+        if message in refused or receives(record) < MOST_RECEIVES:
+            continue  # the queue moves what is refused to its dead letters
+        told = await bed.take_in(json.dumps({"Records": [record]}))
         if told.later and not told.failures:
             log.warning(
                 "%s was never recorded: its fetch has died, and the next one repeats it", told.later[0]
@@ -91,15 +119,14 @@ async def _orphans(event: Any, messages: dict[str, int], bed: Flowbed) -> set[st
     return found
 
 
-def _messages(event: Any) -> dict[str, int]:
-    """Return how often each message of SQS was received, by its id; none for another event."""
+def _messages(event: Any) -> dict[str, Any]:
+    """Return the messages of SQS by id; none of another event."""
     records = event.get("Records") if isinstance(event, dict) else None
-    found = {}
-    for each in records if isinstance(records, list) else ():
-        if isinstance(each, dict) and each.get("eventSource") == "aws:sqs":
-            receives = str(each.get("attributes", {}).get("ApproximateReceiveCount", "1"))
-            found[str(each.get("messageId", ""))] = int(receives) if receives.isdecimal() else 1
-    return found
+    return {
+        str(each.get("messageId", "")): each
+        for each in (records if isinstance(records, list) else ())
+        if isinstance(each, dict) and each.get("eventSource") == "aws:sqs"
+    }
 
 
 def _failures(messages: Any) -> dict[str, Any]:

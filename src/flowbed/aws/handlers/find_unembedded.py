@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from flowbed.ledger import SubmissionRow
 
 UNSUBMITTED = ("ready", "submitting")
+# Some 90 kB of a state that may have 256; where there are more, the next call returns them.
+MOST = 400
 
 
 @lambda_handler
@@ -35,7 +37,7 @@ async def handler(event: Any, call: Invocation) -> dict[str, Any]:
         row
         for row in await of_this_model(bed)
         if row.state in UNSUBMITTED and await carries(row, collections, bed.ledger)
-    ]
+    ][:MOST]
     call.lines.count(Submissions=len(found.submissions), Texts=found.texts, Failures=len(found.failures))
     return {
         "batches": [_batch(row, bed) for row in rows],

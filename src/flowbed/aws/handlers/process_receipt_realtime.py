@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flowbed.aws.existing.tables import record_runs
 from flowbed.aws.fields import fields, text, whole
 from flowbed.aws.invocation import Invocation, lambda_handler
 from flowbed.aws.receipts import chunks_of, document_of
@@ -39,6 +40,7 @@ async def handler(event: Any, call: Invocation) -> dict[str, Any]:
         rows = await chunks_of(document, bed)
         if stats.stopped and any(row.status in WAITING for row in rows):
             raise Transient(stats.stopped)
+    await record_runs(bed, call, documents=[document])
     if not rows:
         return {"status": "skipped", "reason": "no_data", **named}
     if any(row.submission and not row.run for row in rows):

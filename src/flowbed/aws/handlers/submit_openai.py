@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flowbed.aws.existing.tables import record_submission
 from flowbed.aws.fields import fields, text
 from flowbed.aws.invocation import Invocation, lambda_handler
 from flowbed.aws.submissions import submission_of
@@ -29,12 +30,14 @@ async def handler(event: Any, call: Invocation) -> dict[str, Any]:
             f"the ledger has no submission {submission}: its input was not recorded, or is of another project"
         )
     if row.job or row.ended:
+        await record_submission(bed, call, row)
         return _answer(row)
     done = await bed.submit(submission)
     row = await bed.ledger.submissions.get(submission) or row
     if not row.job:
         _raise_failure(row, done)
     call.lines.count(Submitted=len(done.submitted))
+    await record_submission(bed, call, row)
     return _answer(row)
 
 

@@ -1,6 +1,6 @@
-"""Write the template and what it needs into a folder.
+"""Write templates and what they need into folders.
 
-python -m flowbed.aws.stack FOLDER OPTIONS, with the options of `StackOptions` as JSON
+python -m flowbed.aws.stack FOLDER OPTIONS [FOLDER OPTIONS]..., with the options of `StackOptions` as JSON
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def synthesise(folder: str, options: StackOptions) -> None:
 
 
 if __name__ == "__main__":
-    said = json.loads(sys.argv[2])
-    synthesise(
-        sys.argv[1], StackOptions(**{**said, "secrets": tuple(said.get("secrets", ("OPENAI_API_KEY",)))})
-    )
+    for folder, options in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        said = json.loads(options)
+        secrets = tuple(said.get("secrets", ("OPENAI_API_KEY",)))
+        synthesise(folder, StackOptions(**{**said, "secrets": secrets}))

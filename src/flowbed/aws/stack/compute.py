@@ -15,7 +15,15 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as stepfunctions
 
 from flowbed.aws.machines import FUNCTION, NAMES, definition
-from flowbed.aws.stack.functions import FUNCTIONS, LEDGER, STORE
+from flowbed.aws.stack.functions import (
+    FUNCTIONS,
+    LEDGER,
+    LETTERS,
+    RECEIPTS,
+    RECEIPTS_INDEXES,
+    RECEIPTS_WRITTEN,
+    STORE,
+)
 from flowbed.aws.stack.options import require_image
 from flowbed.ledger.dynamodb.table import INDEX
 
@@ -25,6 +33,8 @@ if TYPE_CHECKING:
     from flowbed.aws.stack.data import Data
     from flowbed.aws.stack.functions import FunctionSpec
     from flowbed.aws.stack.options import StackOptions
+
+ARCHITECTURES = {"arm64": lambdas.Architecture.ARM_64, "x86_64": lambdas.Architecture.X86_64}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +68,7 @@ def _function(
         retention=_retention(options.log_days),
         removal_policy=RemovalPolicy.DESTROY,
     )
-    variables = {"S3_BUCKET": given.bucket.bucket_name}
-    if spec.ledger:
-        variables["DYNAMODB_TABLE_NAME"] = given.table.table_name
+    variables = {"S3_BUCKET": given.bucket.bucket_name, "DYNAMODB_TABLE_NAME": given.table.table_name}
     if spec.sends:
         variables["COMPACTION_QUEUE_URL"] = given.queues["compaction"].queue_url
     if spec.secrets:
@@ -74,7 +82,7 @@ def _function(
         code=code,
         runtime=runtime,
         handler=handler,
-        architecture=None if options.local else lambdas.Architecture.ARM_64,
+        architecture=None if options.local else ARCHITECTURES[options.architecture],
         memory_size=spec.memory,
         timeout=Duration.seconds(spec.seconds),
         ephemeral_storage_size=Size.mebibytes(spec.disk),
@@ -117,14 +125,22 @@ def _role(
         role.add_to_policy(iam.PolicyStatement(actions=list(actions), resources=on))
 
     may("logs:CreateLogStream", "logs:PutLogEvents", on=[group.log_group_arn])
-    if spec.ledger:
+    if spec.ledger == "letters":
+        may(*(f"dynamodb:{each}" for each in LETTERS), on=[given.table.table_arn])
+    else:
         may(*(f"s3:{each}" for each in STORE), on=[given.bucket.arn_for_objects("*")])
         may("s3:ListBucket", on=[given.bucket.bucket_arn])
         may(
             *(f"dynamodb:{each}" for each in LEDGER),
             on=[given.table.table_arn, f"{given.table.table_arn}/index/{INDEX}"],
         )
-    if spec.ledger and options.local:
+    for table, written in options.tables.items() if spec.receipts else ():
+        arn = _table_arn(scope, table)
+        indexes = [f"{arn}/index/{each}" for each in RECEIPTS_INDEXES]
+        may(*(f"dynamodb:{each}" for each in RECEIPTS), on=[arn, *indexes])
+        if written and spec.receipts == "write":
+            may(*(f"dynamodb:{each}" for each in RECEIPTS_WRITTEN), on=[arn])
+    if spec.ledger == "all" and options.local:
         # AWS asks for the four of PartiQL; the emulator asks for the name of the call, which names no table.
         may("dynamodb:BatchExecuteStatement", on=["*"])
     if spec.sends:
@@ -134,6 +150,15 @@ def _role(
     if spec.secrets and given.secrets:
         may("secretsmanager:GetSecretValue", on=[secret.secret_arn for secret in given.secrets.values()])
     return role
+
+
+def _table_arn(scope: Construct, table: str) -> str:
+    """Return the ARN of an existing table of this account, given as NAME or REGION/NAME."""
+    region, _, name = table.rpartition("/")
+    arn: str = Stack.of(scope).format_arn(
+        service="dynamodb", region=region or None, resource="table", resource_name=name
+    )
+    return arn
 
 
 def _machine(

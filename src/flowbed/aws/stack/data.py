@@ -39,7 +39,8 @@ class Data:
 
 def data(scope: Construct, options: StackOptions) -> Data:
     """Define them. In production the bucket, the table and the secrets outlive the stack."""
-    kept = RemovalPolicy.DESTROY if options.local else RemovalPolicy.RETAIN
+    # What a first deployment has made goes if it fails: the names of its secrets would keep the next one from working.
+    kept = RemovalPolicy.DESTROY if options.local else RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE
     bucket, store = _bucket(scope, kept, options)
     queues, dead = {}, {}
     for name in ("batches", "compaction", "stream"):

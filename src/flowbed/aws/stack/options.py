@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 from flowbed.errors import Misconfigured
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Architecture = Literal["arm64", "x86_64"]
 IMAGE = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[\w-]+)\.amazonaws\.com/(?P<repository>[^:@]+)[:@](?P<tag>.+)"
 )
@@ -20,9 +25,11 @@ class StackOptions:
         name: of the stack; functions and queues begin with it.
         package: the folder of the zip of light functions.
         image: the image of the others, as `ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY:TAG`; not for `local`.
+        architecture: the kind of processor of all functions; the package and the image have to be made for it.
         local: for the emulator: all functions are zips under AWS's runtime client, and nothing outlives the stack.
         secrets: the variables whose values are kept in Secrets Manager.
         fifo: make the queue of compaction first-in-first-out, one group for each collection.
+        tables: existing tables of receipts, as NAME or REGION/NAME, and whether functions write into them.
         fetch_hours: hours between two fetches of the sources.
         poll_minutes: minutes between two looks at the provider's Batch API.
         log_days: days that logs are kept.
@@ -32,9 +39,11 @@ class StackOptions:
     name: str = "flowbed"
     package: str
     image: str = ""
+    architecture: Architecture = "arm64"
     local: bool = False
     secrets: tuple[str, ...] = ("OPENAI_API_KEY",)
     fifo: bool = False
+    tables: Mapping[str, bool] = field(default_factory=dict)
     fetch_hours: int = 6
     poll_minutes: int = 15
     log_days: int = 30

@@ -24,7 +24,8 @@ class JobTerms:
 
     A job may have `texts` texts and `bytes` bytes of input, is answered within `seconds`, and takes `tokens` of a queue
     that all jobs of an account share (None if no limit is known). `price` is US dollars per million tokens. `account`
-    identifies the account and its address without revealing the key. `cancels` says whether a job can be cancelled.
+    identifies the account and its address without revealing the key, and `table` is that of the settings, below
+    `providers`. `cancels` says whether a job can be cancelled.
     """
 
     texts: int
@@ -33,6 +34,7 @@ class JobTerms:
     seconds: int
     price: float
     account: str
+    table: str
     cancels: bool = True
 
 

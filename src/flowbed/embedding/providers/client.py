@@ -297,6 +297,7 @@ def open_client(
     return HttpClient(
         base_url,
         vendor=options.vendor,
+        table=options.table,
         headers=headers,
         secrets=(key,),
         timeout=options.amount("timeout"),
@@ -335,7 +336,7 @@ def required_key(options: ModelOptions, variable: str) -> str:
     key = options.text("api_key").strip()
     if not key:
         raise Misconfigured(
-            f"there is no key for {options.vendor}: set {variable}, or api_key in [providers.{options.vendor}]"
+            f"there is no key for {options.vendor}: set {variable}, or api_key in [providers.{options.table}]"
         )
     return key
 

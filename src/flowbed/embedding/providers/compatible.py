@@ -73,7 +73,7 @@ def open_compatible(name: str, *, cache: Path, options: Mapping[str, str]) -> Re
     read = ModelOptions("compatible", options, OPTIONS)
     if "base_url" not in read:
         raise Misconfigured(
-            f"model compatible:{name} needs the address of its server: set base_url in [providers.compatible]"
+            f"model compatible:{name} needs the address of its server: set base_url in [providers.{read.table}]"
         )
     reference: Embedder | None = None
     if "same_as" in read:
@@ -109,7 +109,7 @@ def _remote(name: str, read: ModelOptions, reference: Embedder | None) -> Remote
             rates=read.rates(),
             matryoshka=read.flag("matryoshka") or (model is not None and bool(model.sizes)),
             prompts=prompts,
-            key="api_key in [providers.compatible]",
+            key=f"api_key in [providers.{read.table}]",
         ),
         counter=_counter(name, read, reference),
     )
@@ -278,6 +278,7 @@ def open_compatible_jobs(name: str, embedder: Embedder, *, options: Mapping[str,
         seconds=JOB_SECONDS,
         price=remote.price * (1.0 if share is None else share),
         account=jobs_account(read),
+        table=read.table,
     )
     return HttpBatchApi(
         remote,

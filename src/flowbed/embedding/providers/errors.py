@@ -94,7 +94,7 @@ class ResponseErrors:
         if is_page(response) and status != 404:  # noqa: PLR2004 - as HTTP counts
             return (
                 "a firewall or a proxy in front of the provider may have answered: check base_url and proxy in "
-                f"[providers.{self._provider.vendor}], and that {self._key} may be used from here"
+                f"[providers.{self._provider.table}], and that {self._key} may be used from here"
             )
         if status in (401, 403):
             return f"set {self._key} to a key that may use {self._model}"
@@ -102,6 +102,6 @@ class ResponseErrors:
             return "check the account's plan and credit, or set another model"
         if status == 407:  # noqa: PLR2004 - the proxy wants a password
             return (
-                f"put the user and password into proxy in [providers.{self._provider.vendor}], or HTTPS_PROXY"
+                f"put the user and password into proxy in [providers.{self._provider.table}], or HTTPS_PROXY"
             )
-        return f"check the model's name ({self._model}) and base_url in [providers.{self._provider.vendor}]"
+        return f"check the model's name ({self._model}) and base_url in [providers.{self._provider.table}]"

@@ -212,6 +212,7 @@ def open_openai_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str
         seconds=JOB_SECONDS,
         price=remote.price * share,
         account=jobs_account(read),
+        table=read.table,
     )
     return HttpBatchApi(remote, OpenAIJobs(), terms=terms)
 

@@ -203,6 +203,7 @@ def open_voyage_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str
         seconds=JOB_SECONDS,
         price=remote.price * model.batch_share,
         account=bucket_name("voyage", f"{address} {key}"),
+        table=read.table,
     )
     return HttpBatchApi(remote, VoyageJobs(), terms=terms)
 

@@ -96,6 +96,10 @@ class Gcra:
         now = self._clock()
         return max(0.0, self._full_at.get(key, now) - now)
 
+    def set(self, key: Hashable, backlog: float) -> None:
+        """Take note of the seconds until everything taken has been made up for, as others counted it."""
+        self._full_at[key] = self._clock() + backlog
+
     def take(self, key: Hashable, cost: float) -> None:
         """Take `cost` seconds of room; a negative cost gives room back."""
         now = self._clock()

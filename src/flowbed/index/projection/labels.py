@@ -10,16 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flowbed.index.full_text import WRITTEN
+from flowbed.index.native import tokenize
 from flowbed.index.projection import Times
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
 NAMED = 3  # words of a name
 # Words of a text that count, and how many texts of a group need one.
 WORD = re.compile(r"[^\W\d_]{3,24}")
+# Scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, Japanese and Chinese.
+JOINED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3041-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f]"
+)
+# Words of hiragana alone are endings, particles and pronouns; those of one letter say little by themselves.
+TELLS_NOTHING = re.compile("[\u3041-\u309f\u30fc]*|.")
 COMMON = frozenset(
     """about after all also and any are because been before but can could does for from had has have her his how into
     its just may more most not now off one only other our out over said same she should some such than that the their
@@ -28,7 +36,10 @@ COMMON = frozenset(
 )
 FEWEST = 2
 # Fields that say when a row is from, the most telling first.
-FIELDS = ("ts", "timestamp", "time", "date", "created_at", "created", "updated_at", "updated", "published_at")
+FIELDS = (
+    *("last_ts", "ts", "timestamp", "time", "date"),
+    *("created_at", "created", "updated_at", "updated", "published_at"),
+)
 # Share of the rows that need a time before a map shows times.
 SHARE = 0.5
 # Numbers of this size are milliseconds or microseconds, not seconds.
@@ -42,7 +53,7 @@ def names_of(texts: Sequence[str], group: Sequence[int], number: int) -> list[st
     counts = [Counter[str]() for _ in range(number)]
     sizes = Counter(group)
     for text, each in zip(texts, group, strict=True):
-        counts[each].update({word.lower() for word in WORD.findall(text)} - COMMON)
+        counts[each].update({word.lower() for word in _words(text)} - COMMON)
     whole = sum(counts, Counter())
     named: list[str] = []
     for each, counted in enumerate(counts):
@@ -56,6 +67,17 @@ def names_of(texts: Sequence[str], group: Sequence[int], number: int) -> list[st
         name = ", ".join(words) or f"group {each + 1}"
         named.append(name if name not in named else f"{name} ({each + 1})")
     return named
+
+
+def _words(text: str) -> Iterator[str]:
+    if not JOINED.search(text):
+        yield from WORD.findall(text)
+        return
+    for token in tokenize(text, WRITTEN):
+        if not JOINED.search(token.text):
+            yield from WORD.findall(token.text)
+        elif not TELLS_NOTHING.fullmatch(token.text):
+            yield token.text
 
 
 def place_of(values: Sequence[str], most: int) -> tuple[NDArray[np.uint8], list[str]]:

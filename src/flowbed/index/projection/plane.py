@@ -14,6 +14,7 @@ COMPONENTS = 16
 GROUPS = 8  # as many as people tell apart by colour
 # Rows for each group at least, below which there are fewer groups.
 ROWS = 12
+STEPS = 65_535  # places on each axis that a map has as bytes
 ROUNDS = 25  # k-means has settled by then, on vectors of texts
 SEED = 7  # the same rows give the same map
 
@@ -96,3 +97,15 @@ def _spread(positions: NDArray[np.float32], number: int, random: np.random.Gener
         place = int(random.choice(len(positions), p=far / total)) if total > 0 else 0
         chosen.append(positions[place])
     return np.stack(chosen)
+
+
+def inside(points: NDArray[np.float32], path: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which points, of shape (points, 2), are inside a closed path of shape (corners, 2): by even and odd."""
+    # As coarse as the map that people draw on, so that both find the same.
+    x, y = ((points * STEPS).round() / STEPS).T.astype(np.float64)
+    found = np.zeros(len(points), bool)
+    for (ax, ay), (bx, by) in zip(path, np.roll(path, 1, axis=0), strict=True):
+        if ay != by:
+            crossing = (ay > y) != (by > y)
+            found ^= crossing & (x < (bx - ax) * (y - ay) / (by - ay) + ax)
+    return found

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import orjson
 
-from flowbed.errors import NotFound
+from flowbed.errors import NotFound, Rejected
 from flowbed.index.projection import Projection
 from flowbed.index.projection.labels import names_of, place_of, times_of
-from flowbed.index.projection.plane import Axes, fit, groups, nearest, scaled
+from flowbed.index.projection.plane import Axes, fit, groups, inside, nearest, scaled
+from flowbed.index.search.filters import MOST_VALUES
 from flowbed.index.search.rows import BLOCK
 from flowbed.records import IndexedText
 
@@ -124,6 +125,32 @@ async def texts_at(projection: Projection, points: Sequence[int]) -> list[Indexe
             for name, document, known in zip(names, documents, metadata, strict=True)
         ]
     return found
+
+
+async def ids_inside(
+    projection: Projection,
+    path: Sequence[Sequence[float]],
+    *,
+    by: Literal["topic", "source"],
+    without: Sequence[int],
+) -> list[str]:
+    """Return the ids of the points inside a path of corners (x, y), except points of the groups `without`.
+
+    Raises:
+        Rejected: they are more than a filter takes.
+    """
+    own = projection.topic if by == "topic" else projection.source
+    mask = await asyncio.to_thread(inside, projection.points, np.asarray(path, np.float64))
+    mask &= ~np.isin(own, np.asarray(without, own.dtype))
+    found = int(mask.sum())
+    if found > MOST_VALUES:
+        raise Rejected(
+            f"{found:,} rows are inside the path, and a filter takes {MOST_VALUES:,}; draw it around fewer"
+        )
+    chosen = replace(projection.selection, row_ids=projection.selection.row_ids[mask])
+    return [
+        name for first in range(0, found, BLOCK) for name in await chosen.strings("id", first=first) if name
+    ]
 
 
 async def _vectors(chosen: Selection, most: int) -> NDArray[np.float32]:

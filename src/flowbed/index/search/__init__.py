@@ -136,7 +136,10 @@ async def search(
     _require("order", order, get_args(Order))
     condition = to_sql(where)
     asked_for = text or (vector.tobytes().hex() if vector is not None else "")
-    searched = digest_of([asked_for, mode, condition, str(since), str(before), order, at, unit, bool(rerank)])
+    wanted_at = None if at is None else str(at)  # as text, since a number may be too large for JSON
+    searched = digest_of(
+        [asked_for, mode, condition, str(since), str(before), order, wanted_at, unit, bool(rerank)]
+    )
     page = read_cursor(cursor, searched, now=now)
     hidden = page.shown if without is None else page.shown | {name_of(without, unit)}
     times = within(moment(since, "since", now=page.now), moment(before, "before", now=page.now))

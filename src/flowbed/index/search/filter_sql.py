@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Rejected
-from flowbed.index.search.filter_tree import ANY_TEXT, Among, Between, Contains, Joined, Matches
+from flowbed.index.search.filter_tree import ANY_TEXT, ID, Among, Between, Contains, Joined, Matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -71,6 +71,8 @@ def _nested(word: Word, parts: Sequence[tuple[int, str]]) -> tuple[int, str]:
 
 def _any_of(key: str, values: Sequence[Value]) -> str:
     """Write that a value is one of `values`: one list for each type, so that a row's JSON is read only once."""
+    if key == ID:
+        return _in("id", [_text(str(value)) for value in values]) if values else "false"
     text = _as_text(key)
     write_list: Mapping[str, Callable[[Sequence[str]], str]] = {
         "boolean": lambda listed: _in(_as_json(key), listed),

@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 # The regular expression that every text but the empty one matches; it is not run as one.
 ANY_TEXT = "(?s)."
 
+# The key of conditions on the row's own id; no metadata can be filtered by it.
+ID = "$id"
+
 Value = str | bool | int | float
 Word = Literal["AND", "OR"]
 
 
 @dataclass(frozen=True, eq=False)  # 1 and true are equal in Python, and no filter takes one for the other
 class Among:
-    """The value of `key` is one of `values`; negated: it is none of them, or there is none."""
+    """The value of `key` (with `ID`: the row's id) is one of `values`; negated: it is not, or there is none."""
 
     key: str
     values: tuple[Value, ...]

@@ -1,9 +1,9 @@
 """`where`: a filter on metadata and text, checked and translated to Lance's SQL.
 
 The grammar, on flat metadata: `{"source": "slack", "ts": {"$gte": 1447}}`; `$eq $ne $gt $gte $lt $lte $in $nin` on a
-key, `$and $or` on lists of filters, `$not` on a filter, `$contains` and `$regex` on the row's own text. Several keys
-must all hold. A missing key matches nothing but `$ne` and `$nin`. Types are not coerced: 5 is 5.0, but neither "5" nor
-true.
+key, `$and $or` on lists of filters, `$not` on a filter, `$contains` and `$regex` on the row's own text, `$id` for the
+row's id. Several keys must all hold. A missing key matches nothing but `$ne` and `$nin`. Types are not coerced: 5 is
+5.0, but neither "5" nor true.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Rejected
 from flowbed.index.search.filter_sql import write
-from flowbed.index.search.filter_tree import ANY_TEXT, Among, Between, Contains, Matches, conditions, join
+from flowbed.index.search.filter_tree import ANY_TEXT, ID, Among, Between, Contains, Matches, conditions, join
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,7 +53,8 @@ def to_sql(where: Mapping[str, Any] | None) -> str:
 def keys_of(where: Mapping[str, Any]) -> list[str]:
     """Return the metadata keys that a valid filter names."""
     found = conditions(_all_of(where, depth=0, negated=False))
-    return list(dict.fromkeys(each.key for each in found if isinstance(each, Among | Between)))
+    keys = dict.fromkeys(each.key for each in found if isinstance(each, Among | Between))
+    return [key for key in keys if key != ID]
 
 
 def _require_within(node: Node) -> None:
@@ -121,6 +122,8 @@ def _all_of(where: Any, *, depth: int, negated: bool) -> Node:  # what a user wr
 def _term(key: Any, value: Any, *, depth: int, negated: bool) -> Node:
     if not isinstance(key, str):
         raise Rejected(f"a filter's keys are names, not {shortened(key)}")
+    if key == ID:
+        return _identified(value, negated=negated)
     if key.startswith("$"):
         return _operator(key, value, depth=depth, negated=negated)
     if not isinstance(value, dict):
@@ -133,6 +136,15 @@ def _term(key: Any, value: Any, *, depth: int, negated: bool) -> Node:
     bounds = [(ORDER[operator], _ordered(key, value[operator])) for operator in value if operator in ORDER]
     if bounds:
         parts.append(Between(key, tuple(bounds), negated))
+    return join("OR" if negated else "AND", parts)
+
+
+def _identified(value: Any, *, negated: bool) -> Node:
+    """Read a condition on the row's own id, which is a text without an order."""
+    terms = value if isinstance(value, dict) else {"$eq": value}
+    parts = [_among(ID, *each, negated=negated) for each in terms.items()]
+    if not parts or not all(isinstance(each, str) for part in parts for each in part.values):
+        raise Rejected(f"{ID} takes an id, or ids after $in or $nin, not {shortened(value)}")
     return join("OR" if negated else "AND", parts)
 
 
@@ -154,11 +166,11 @@ def _operator(name: str, value: Any, *, depth: int, negated: bool) -> Node:
                 raise Rejected(f"$regex takes a regular expression as text, not {shortened(value)}")
             return Matches(value, negated)
         case _:
-            known = f"$and, $or, $not, $contains, $regex, and on a key {', '.join(OPERATORS)}"
+            known = f"$and, $or, $not, $contains, $regex, {ID}, and on a key {', '.join(OPERATORS)}"
             raise Rejected(f"{name} is not an operator here; use {known}")
 
 
-def _among(key: str, operator: str, operand: Any, *, negated: bool) -> Node:
+def _among(key: str, operator: str, operand: Any, *, negated: bool) -> Among:
     match operator:
         case "$eq" | "$ne":
             return Among(key, (_checked(key, operand),), (operator == "$ne") is not negated)

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from flowbed.index.partitions import compared, probes
-from flowbed.index.search.row_cache import SHOWN, shown_of, vectors_in, vectors_of, whole_of
+from flowbed.index.search.memory import scan_whole, whole_of
+from flowbed.index.search.row_cache import SHOWN, shown_of, vectors_in, vectors_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowbed.index.native import Dataset
-    from flowbed.index.search.row_cache import View, Whole
+    from flowbed.index.partitions import Partitioned
+    from flowbed.index.search.row_cache import View
 
 Metric = Literal["cosine", "l2", "ip"]
 
@@ -99,15 +101,10 @@ def _candidates(view: View, query: Query) -> list[int]:
         if index is None or (query.exact is None and index.rows <= HELD * EXACT_ROWS):
             whole = whole_of(view)
             if whole is not None:
-                return _scan_whole(whole, query)
+                return scan_whole(whole, query)
         if index is None or (query.exact is None and index.rows <= EXACT_ROWS):
             return _scan(view, query, query.limit, None, {"use_index": False})
-        nprobes, wanted = probes(index, query.limit, filtered=False), compared(query.limit, filtered=False)
-        found = _scan(view, query, wanted, None, {"nprobes": nprobes})
-        if len(found) >= query.limit or nprobes == index.partitions:
-            return found
-        # Probe more partitions until there are enough.
-        return _scan(view, query, wanted, None, {"minimum_nprobes": nprobes})
+        return _through_index(view, query, index)
     condition = _living(query.condition)
     if index is None:
         return _scan(view, query, query.limit, condition, {"use_index": False})
@@ -115,20 +112,16 @@ def _candidates(view: View, query: Query) -> list[int]:
     return _scan(view, query, compared(query.limit, filtered=True), condition, {"minimum_nprobes": nprobes})
 
 
-def _scan_whole(whole: Whole, query: Query) -> list[int]:
-    """Find the nearest of all rows in memory, which takes a tenth of the time that Lance takes."""
-    if not len(whole.row_ids):
-        return []
-    # Not `@`, for which BLAS starts threads that cost more than they save.
-    scores = np.concatenate([np.einsum("ij,j->i", vectors, query.vector) for vectors in whole.vectors])
-    if query.metric == "cosine":
-        scores = scores / np.maximum(whole.lengths, np.finfo(np.float32).tiny)
-    elif query.metric == "l2":
-        scores = 2 * scores - np.square(whole.lengths)
-    wanted = min(compared(query.limit, filtered=False), len(scores))
-    best = np.argpartition(-scores, wanted - 1)[:wanted]
-    row_ids: list[int] = whole.row_ids[best].tolist()
-    return row_ids
+def _through_index(view: View, query: Query, index: Partitioned) -> list[int]:
+    """Find candidates through the index in memory, if there is one, or Lance's."""
+    if view.memory is not None and (near := view.memory.near(query)) is not None:
+        return near
+    nprobes, wanted = probes(index, query.limit, filtered=False), compared(query.limit, filtered=False)
+    found = _scan(view, query, wanted, None, {"nprobes": nprobes})
+    if len(found) >= query.limit or nprobes == index.partitions:
+        return found
+    # Probe more partitions until there are enough.
+    return _scan(view, query, wanted, None, {"minimum_nprobes": nprobes})
 
 
 def _living(condition: str) -> str:

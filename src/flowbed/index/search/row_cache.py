@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from flowbed.index.partitions import Partitioned, partitioned
+from flowbed.index.search.memory import FEWEST, building, whole_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from flowbed.index.active_space import Live
     from flowbed.index.native import Dataset, Fragment
+    from flowbed.index.search.memory import MemoryIndex, Whole
 
 # 100,000 rows of 384 dimensions with short texts take 170 MB; without their vectors, a million rows do.
 BYTES = 256 * 2**20
@@ -118,7 +120,8 @@ class View:
     `columns` of the fragments `missing` are still to be cached, none if there is no room. They are chosen when
     `planned`. `reading` may come from an older version that has the same fragment; the fragments `done` were read to
     the end. `held` are all rows in memory, if they are all cached: known once they were
-    `counted`.
+    `counted`. `memory` is the index of these rows in memory, as far as it was built by the steps of `building`, from
+    that of an older version, `memory_before`.
     """
 
     dataset: Dataset
@@ -133,52 +136,16 @@ class View:
     searched: bool = False
     held: Whole | None = None
     counted: bool = False
+    memory: MemoryIndex | None = None
+    memory_before: MemoryIndex | None = None
+    building: Iterator[MemoryIndex | None] | None = None
+    built: bool = False
     texts: Dataset | None = None
 
     @property
     def complete(self) -> bool:
         """Whether everything is cached that will be."""
         return self.reading is None and not self.missing
-
-
-class Whole(NamedTuple):
-    """All rows of one version in memory: `vectors` are blocks of the rows that `row_ids` names in their order.
-
-    `lengths` are those of the vectors.
-    """
-
-    row_ids: NDArray[np.uint64]
-    vectors: tuple[NDArray[np.float32], ...]
-    lengths: NDArray[np.float32]
-
-
-def whole_of(view: View) -> Whole | None:
-    """Return all rows of a version if their vectors are cached; None otherwise.
-
-    A cached piece may have rows that this version has replaced, so the rows that there are, are read once a version.
-    """
-    if not view.counted and view.planned and view.complete and "vector" in view.columns:
-        view.held, view.counted = _whole(view), True
-    return view.held
-
-
-def _whole(view: View) -> Whole | None:
-    scanner = view.dataset.scanner(columns=[], filter="deleted = false", with_row_id=True)
-    live = np.sort(scanner.to_pyarrow().read_all()["_rowid"].to_numpy())
-    row_ids, vectors, lengths = [np.zeros(0, np.uint64)], [], [np.zeros(0, np.float32)]
-    for piece in view.rows.pieces:
-        if piece.vectors is None:
-            return None
-        mine = np.arange(piece.first, piece.first + len(piece.vectors), dtype=np.uint64)
-        mine = mine if piece.row_ids is None else piece.row_ids
-        kept = np.isin(mine, live, assume_unique=True)
-        row_ids.append(mine[kept])
-        vectors.append(piece.vectors if kept.all() else piece.vectors[kept])
-        lengths.append(np.linalg.norm(vectors[-1], axis=1))
-    found = np.concatenate(row_ids)
-    if len(found) != len(live):
-        return None  # there was no room for all, or a file was gone before it was read
-    return Whole(found, tuple(vectors), np.concatenate(lengths))
 
 
 class RowCache:
@@ -224,13 +191,15 @@ class RowCache:
         """Cache some more rows, unless another search is doing so; the first search caches nothing."""
         if not view.searched:
             view.searched = True
-        elif not (view.planned and view.complete) and self._lock.acquire(blocking=False):
+        elif not (view.planned and view.complete and view.built) and self._lock.acquire(blocking=False):
             try:
                 if not view.planned:
                     _plan(view, None, room=self._limit - self.bytes)
-                if self.bytes >= self._limit:
+                if view.complete:
+                    _build(view)
+                elif self.bytes >= self._limit:
                     view.missing, view.reading = {}, None
-                elif not view.complete:
+                else:
                     _fill(view)
             except (OSError, ValueError):
                 # Files are gone that a newer version does not use; rows that are not cached are read on demand.
@@ -270,6 +239,7 @@ def _plan(view: View, before: View | None, *, room: int) -> None:
         return
     view.searched = before.searched
     if before.columns == columns:
+        view.memory_before = before.memory or before.memory_before
         view.done = before.done & fragments.keys()
         if before.reading is not None and before.reading[0] in fragments:
             view.reading = before.reading
@@ -313,6 +283,19 @@ def _fill(view: View) -> None:
         view.reading = None
     elif batch.num_rows:
         view.rows.put([_piece(identity, batch)])
+
+
+def _build(view: View) -> None:
+    """Build the index in memory a step further, if there are enough rows for one."""
+    if view.building is None:
+        large = view.index is not None and view.index.rows > FEWEST
+        whole = whole_of(view) if large else None
+        view.building = iter(()) if whole is None else building(whole, view.memory_before)
+        return
+    try:
+        view.memory = next(view.building)
+    except StopIteration:
+        view.built, view.memory_before = True, None
 
 
 def _piece(fragment: _Fragment, batch: pa.RecordBatch) -> _Piece:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from flowbed.errors import NotFound
+from flowbed.errors import Error, NotFound
 from flowbed.index.datasets import blocking
 
 if TYPE_CHECKING:
@@ -78,6 +78,15 @@ async def newest_manifest(live: Live, *, store: Store) -> Manifest | None:
         return None
     newest = min(found)
     return Manifest(version=COUNTED_FROM - int(newest), modified=modified[f"{newest}{MANIFEST}"])
+
+
+async def last_written(live: Live, *, store: Store) -> int:
+    """Return when the newest version was written, in microseconds since 1970; 0 where that cannot be found out now."""
+    try:
+        found = await newest_manifest(live, store=store)
+    except Error:
+        return 0  # what else is said of a collection does not fail for it
+    return 0 if found is None else found.modified
 
 
 async def identity(live: Live, version: int, *, datasets: Datasets) -> str:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowbed.errors import NotFound
+from flowbed.errors import Misconfigured, NotFound
 from flowbed.index.datasets import blocking
+from flowbed.records.values import shown
 
 if TYPE_CHECKING:
     from flowbed.index.active_space import Live
     from flowbed.index.datasets import Datasets
+
+
+# Lance stores a tag in a file of its name and ".json", and file systems take 255 bytes.
+TAG_BYTES = 200
+# What Lance allows, of ASCII only: Lance takes other letters, and then cannot list the tags of the index any more.
+_TAG = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
+# A rollback gives these names while it works, and takes them away afterwards.
+_ROLLBACK = re.compile(r"rollback-\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +98,26 @@ async def runs_in(live: Live, version: int, *, datasets: Datasets) -> set[str]:
     return await blocking(work, f"the index of {live.collection}")
 
 
+def require_tag(name: str) -> None:
+    """Check the name of a tag before it is given to a version.
+
+    Raises:
+        Misconfigured: no version may have this name.
+    """
+    reserved = name.endswith(".lock") or _ROLLBACK.fullmatch(name)
+    if reserved or len(name) > TAG_BYTES or not _TAG.fullmatch(name):
+        raise Misconfigured(
+            f"a version cannot be tagged {shown(name)}: use up to {TAG_BYTES} of the letters a to z, digits, -, _ and"
+            " single dots in between, such as before-cleanup; rollback-NUMBER and names that end with .lock are"
+            " reserved"
+        )
+
+
+def rollback_tag(target: int) -> str:
+    """Return the tag that keeps a version from being dropped during a rollback to it."""
+    return f"rollback-{target}"
+
+
 async def tag(live: Live, name: str, version: int, *, datasets: Datasets) -> None:
     """Keep a version from being dropped, under a name; if another version has the name, the name moves.
 
@@ -112,15 +142,16 @@ async def tag(live: Live, name: str, version: int, *, datasets: Datasets) -> Non
 async def untag(live: Live, name: str, *, datasets: Datasets) -> bool:
     """Remove a name; return whether it existed."""
     dataset = await datasets.open(live)
-    if dataset is None:
+    if dataset is None or len(name.encode()) > TAG_BYTES:
         return False
 
     def work() -> bool:
         try:
             dataset.tags.delete(name)
         except (OSError, ValueError) as error:
-            # "tag ... not found", or "Not found: .../tags/..." if another process removed it meanwhile
-            if "not found" not in str(error).lower():
+            # "tag ... not found", or "Not found: .../tags/..." if another process removed it meanwhile; and no version
+            # has a name that Lance does not allow.
+            if "not found" not in str(error).lower() and "Ref is invalid" not in str(error):
                 raise
             return False
         return True

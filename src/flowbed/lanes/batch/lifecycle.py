@@ -12,7 +12,7 @@ from flowbed.errors import Misconfigured, QueueFull, Transient
 from flowbed.lanes.batch.in_flight import live_submissions
 from flowbed.lanes.claims import CLAIM, RUN_CHUNKS
 from flowbed.lanes.failures import RunStats, fail, failure
-from flowbed.lanes.retries import ATTEMPTS, WAIT_FIRST, WAIT_MOST, report_retry, wait
+from flowbed.lanes.retries import ATTEMPTS, WAIT_FIRST, WAIT_JITTER, WAIT_MOST, report_retry, wait
 from flowbed.telemetry import JOB_MADE, SUBMISSION_ENDED, SUBMISSION_SUBMITTED, reached
 
 if TYPE_CHECKING:
@@ -51,7 +51,12 @@ async def with_retries(work: Callable[[], Awaitable[T]]) -> T:
         return seconds
 
     async for attempt in stamina.retry_context(
-        on=retry, attempts=ATTEMPTS, timeout=None, wait_initial=WAIT_FIRST, wait_max=WAIT_MOST
+        on=retry,
+        attempts=ATTEMPTS,
+        timeout=None,
+        wait_initial=WAIT_FIRST,
+        wait_max=WAIT_MOST,
+        wait_jitter=WAIT_JITTER,
     ):
         with attempt:
             return await work()
@@ -124,11 +129,13 @@ async def end_and_release(row: SubmissionRow, state: str, reason: str, context: 
     return await record_end(replace(row, state=state, error=reason), context)
 
 
-async def postpone(row: SubmissionRow, reason: str, context: Context) -> tuple[SubmissionRow, str]:
+async def postpone(
+    row: SubmissionRow, reason: str, context: Context, *, table: str
+) -> tuple[SubmissionRow, str]:
     """Postpone a held submission that the provider's queue has no room for.
 
     Where none of our submissions can be what fills the queue, end it instead: the second value then says why, and what
-    to do. A submission whose submitting was interrupted may be in the queue.
+    to do in the `table` of the provider. A submission whose submitting was interrupted may be in the queue.
     """
     others = [
         each
@@ -142,10 +149,9 @@ async def postpone(row: SubmissionRow, reason: str, context: Context) -> tuple[S
         )
         await context.ledger.submissions.save(postponed, worker=context.worker)
         return postponed, ""
-    vendor = row.account.partition(":")[0]
     hopeless = (
         f"its {row.tokens:,} tokens do not fit into the provider's queue ({reason}), and no other submission of this"
-        f" project is in it: unless others use the account, set batch_tokens in [providers.{vendor}] to the tokens that"
+        f" project is in it: unless others use the account, set batch_tokens in [providers.{table}] to the tokens that"
         " it may have waiting; its texts wait for the next run"
     )
     return await end_and_release(row, "failed", hopeless, context), hopeless

@@ -280,7 +280,7 @@ class _Poller:
 
     async def _postpone(self, row: SubmissionRow, job: Job) -> None:
         """Handle a queue that had no room."""
-        row, hopeless = await postpone(row, job.reason, self._context)
+        row, hopeless = await postpone(row, job.reason, self._context, table=self._api.terms.table)
         if hopeless:
             self._report(row, hopeless)
         (self._polled.ended if row.ended else self._polled.pending).append(row)

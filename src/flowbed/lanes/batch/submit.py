@@ -196,7 +196,7 @@ class _Submitter:
         row = await self._context.ledger.submissions.get(submission)
         if row is None or row.worker != self._context.worker:  # another worker took it over meanwhile
             return
-        _, hopeless = await postpone(row, str(error), self._context)
+        _, hopeless = await postpone(row, str(error), self._context, table=self._api.terms.table)
         if hopeless:
             self._report(submission, hopeless)
         else:

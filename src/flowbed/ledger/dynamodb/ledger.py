@@ -27,7 +27,7 @@ from flowbed.ledger.items.submissions import ItemSubmissions
 from flowbed.ledger.items.table import all_of
 from flowbed.ledger.items.vector_store_files import ItemVectorStoreFiles
 from flowbed.ledger.items.vector_stores import ItemVectorStores
-from flowbed.ledger.protocols import Ledger
+from flowbed.ledger.protocols.ledger import Ledger
 from flowbed.ledger.rows import Overview
 from flowbed.records import Status
 

@@ -240,8 +240,9 @@ class ItemIndexJobs:
         rows = sorted(await self._open(), key=lambda row: row.stage)
         for stage, some in groupby(rows, key=lambda row: row.stage):
             jobs = list(some)
-            free = [row.created for row in jobs if row.until < now]
-            found[stage] = QueueDepth(len(free), len(jobs) - len(free), min(free, default=0))
+            free = [row.created for row in jobs if row.until < now and row.due <= now]
+            held = sum(row.until >= now for row in jobs)
+            found[stage] = QueueDepth(len(free), held, min(free, default=0))
         return found
 
     async def unfinished(self, collection: str) -> int:

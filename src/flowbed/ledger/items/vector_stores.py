@@ -64,7 +64,7 @@ class ItemVectorStores:
             return False
         return await self._change(store, {"deleted": at}, lambda item: not item["deleted"])
 
-    async def due(self, *, now: int) -> Sequence[str]:
+    async def due(self, *, now: int) -> Sequence[VectorStoreRow]:
         """Return the stores with work, oldest first."""
         busy = {item["store"] for item in await all_of(self._table.look_up, "store_files_by_work", "-")}
         found = []
@@ -72,7 +72,7 @@ class ItemVectorStores:
             store = row_of(VectorStoreRow, item)
             over = 0 < store.expires() <= now and await self._is_used(store.id)
             if store.deleted or store.id in busy or over:
-                found.append(store.id)
+                found.append(store)
         return found
 
     async def hold(self, store: str, *, worker: str, now: int, until: int) -> VectorStoreRow | None:

@@ -28,7 +28,7 @@ from flowbed.ledger.memory.documents import MemoryDocuments
 from flowbed.ledger.memory.erasing import MemoryErasing
 from flowbed.ledger.memory.runs import MemoryRuns
 from flowbed.ledger.memory.table import MemoryTable
-from flowbed.ledger.protocols import Ledger
+from flowbed.ledger.protocols.ledger import Ledger
 from flowbed.records import Status
 
 _NAMES = count(1)

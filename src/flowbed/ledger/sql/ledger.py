@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured, OutOfSpace
-from flowbed.ledger.protocols import Ledger
+from flowbed.ledger.protocols.ledger import Ledger
 from flowbed.ledger.sql import migrations
 from flowbed.ledger.sql.database import Database, Lock, querying
 from flowbed.ledger.sql.overview import read_overview

@@ -37,6 +37,8 @@ def damage_of(file: Path, *, most_bytes: int = CHECKED_BYTES) -> str:
             return _damage_in(database)
     except sqlite3.Error as error:
         return str(error) if _proves_damage(error) else ""
+    except UnicodeDecodeError:  # values that are not UTF-8 raise errors of SQLite
+        return "the name of a column is not UTF-8"
     except OSError:
         return ""
 
@@ -166,17 +168,18 @@ def _copy_table(table: str, old: sqlite3.Connection, new: sqlite3.Connection) ->
     described = new.execute(f"PRAGMA table_info({table})").fetchall()
     columns = [row[1] for row in described]
     key = ", ".join(
-        f'"{name}" {{way}}' for _, name in sorted((row[5], row[1]) for row in described if row[5])
+        f"c{place} {{way}}" for _, place in sorted((row[5], row[0]) for row in described if row[5])
     )
     insert = f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
-    # By their places, since the name of one may be damaged.
+    # By their places, since the name of one may be damaged, and under other names, since it may not be UTF-8.
     wanted = "*" if len(_columns(old, table)) == len(columns) else ", ".join(columns)
+    names = ", ".join(f"c{place}" for place in range(len(columns)))
+    found = f"WITH found({names}) AS (SELECT {wanted} FROM {table}) SELECT * FROM found"  # noqa: S608
     before = new.total_changes
     # From the front, and from the end where a page in between cannot be read.
     orders = ("", *(f"ORDER BY {key.format(way=way)}" for way in ("ASC", "DESC")))
     for order in orders:
-        query = f"SELECT {wanted} FROM {table} {order}"  # noqa: S608
-        for row in _readable(old, query):
+        for row in _readable(old, f"{found} {order}"):
             if (values := _usable(table.strip('"'), dict(zip(columns, row, strict=True)))) is not None:
                 with contextlib.suppress(sqlite3.IntegrityError):  # a value that its column does not take
                     new.execute(insert, values)

@@ -256,6 +256,7 @@ index_jobs = Table(
     Column("seq", BigInteger, nullable=False),
     Column("worker", TEXT, nullable=False),
     *(Column(name, BigInteger, nullable=False) for name in ("until", "ended")),
+    *(Column(name, TEXT, nullable=False, server_default="") for name in ("model", "target")),
     Index("index_jobs_of_owner", "owner", "created", "id"),
     Index("index_jobs_waiting", "owner", "ended", "key", "id"),
     Index("index_jobs_by_end", "ended", "collection"),

@@ -14,8 +14,11 @@ from weakref import WeakKeyDictionary
 
 import orjson
 import sqlalchemy as sa
+from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.pool import QueuePool, StaticPool
+from sqlalchemy.util import LRUCache, immutabledict
 
 from flowbed.errors import Damaged, Error, Misconfigured, OutOfSpace, Transient
 from flowbed.ledger.sql.database import WRITING
@@ -36,6 +39,8 @@ _CACHE_KIB = 16 * 1024  # per connection; holds the upper levels of every index 
 # Pages (31 MiB) of log before a checkpoint. Claiming thousands of chunks writes 5 MiB: with SQLite's default of 1,000
 # pages, the same index pages would be copied again and again, and every copy waited for.
 _WAL_PAGES = 8_000
+# Rows from which on they are inserted by one statement.
+_TOGETHER = 64
 _WAL_KEPT = 64 * 1024 * 1024  # the log shrinks to this after a huge transaction
 
 _FULL = "no room to write the ledger {location}: nothing is lost; free disk space and run again"
@@ -68,6 +73,28 @@ _MEANINGS: Mapping[int, tuple[type[Error], str]] = {
 }
 
 
+class CommonDialect(SQLiteDialect_pysqlite):
+    """SQLAlchemy's dialect, equal for all ledgers of a process, which compile each statement once between them."""
+
+    supports_statement_cache = True
+
+    def __eq__(self, other: object) -> bool:
+        """Compare the classes: the version of SQLite is the process's."""
+        return type(other) is type(self)
+
+    def __hash__(self) -> int:
+        """Return the hash of the class."""
+        return hash(type(self))
+
+
+# Compiling the statements of a run takes longer than executing them.
+registry.register("sqlite.common", __name__, CommonDialect.__name__)
+_ADDRESS = "sqlite+common://"
+_COMPILED: immutabledict[str, Any] = immutabledict(
+    {"compiled_cache": LRUCache(500)}  # as many as SQLAlchemy keeps for one engine
+)
+
+
 class Sqlite:
     """`Dialect` of a SQLite file, or of `:memory:`."""
 
@@ -90,15 +117,19 @@ class Sqlite:
         """Create an engine with one connection per thread."""
         if self.location == MEMORY:
             engine = sa.create_engine(
-                "sqlite://", creator=lambda: _connect(MEMORY, CREATING), poolclass=StaticPool
+                _ADDRESS,
+                creator=lambda: _connect(MEMORY, CREATING),
+                poolclass=StaticPool,
+                execution_options=_COMPILED,
             )
         else:
             engine = sa.create_engine(
-                "sqlite://",
+                _ADDRESS,
                 creator=lambda: _connect(self.location, self._access),
                 poolclass=QueuePool,
                 pool_size=self.writers + self.readers,
                 max_overflow=0,
+                execution_options=_COMPILED,
             )
         sa.event.listen(engine, "begin", _begin)
         return engine
@@ -121,6 +152,11 @@ class Sqlite:
         compiled = statement.compile(dialect=connection.dialect)
         order = compiled.positiontup or []
         constants = {name: value for name, value in compiled.params.items() if name not in rows[0]}
+        if _is_large(statement, rows):
+            columns = {name: [row[name] for row in rows] for name in order if name not in constants}
+            others = [constants[name] for name in order[len(columns) :]]
+            if (together := _together(str(compiled), columns, others)) is not None:
+                return connection.exec_driver_sql(*together).rowcount
         in_order = itemgetter(*order)
         return connection.exec_driver_sql(
             str(compiled), [in_order({**constants, **row}) for row in rows]
@@ -198,6 +234,38 @@ class Sqlite:
             return None
         kind, text = _MEANINGS[code]
         return kind(f"{text.format(location=self.location)} ({cause})")
+
+
+def _is_large(statement: sa.Insert | sa.Update | sa.Delete, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether rows are inserted faster by `_together`, which rounds numbers with a fraction."""
+    if not isinstance(statement, sa.Insert) or len(rows) < _TOGETHER:
+        return False
+    return not any(isinstance(column.type, sa.Float) for column in statement.table.c)
+
+
+def _together(
+    insert: str, columns: Mapping[str, Sequence[Any]], others: Sequence[Any]
+) -> tuple[str, tuple[Any, ...]] | None:
+    """Turn an insert of one row into one of all rows, with its parameters; None if it cannot be.
+
+    The rows are read from one JSON text, and columns with one value are parameters, as are `others` of the rest of the
+    statement. SQLite stores them without the interpreter then; row by row, the driver releases and takes it for each.
+    """
+    before, values, after = insert.partition(f" VALUES ({', '.join('?' * len(columns))})")
+    differing = {name: column for name, column in columns.items() if column.count(column[0]) != len(column)}
+    try:
+        rows = orjson.dumps(list(zip(*differing.values(), strict=True))).decode()
+    except TypeError:  # half of a character
+        return None
+    if not values or not differing or "\\u0000" in rows:  # a NUL would end a text
+        return None
+    places = {name: place for place, name in enumerate(differing)}
+    shown = ", ".join(
+        f"json_extract(value, '$[{places[name]}]')" if name in places else "?" for name in columns
+    )
+    fixed = [column[0] for name, column in columns.items() if name not in places]
+    # Without a condition, SQLite would take ON CONFLICT for one of a join.
+    return f"{before} SELECT {shown} FROM json_each(?) WHERE true{after}", (*fixed, rows, *others)  # noqa: S608 - our own
 
 
 def _is_full(location: str) -> bool:

@@ -38,8 +38,10 @@ RETRY = "flowbed dead-letters retry; flowbed run"
 )
 async def _sources(context: ChecklistContext) -> AsyncIterator[Item]:
     letters = await _letters(context, "source")
+    found_by_doctor = await findings(context, "sources")
+    faulty = {item.subject for item in found_by_doctor}
     for each in await sources(context):
-        if is_precomputed(each.name) or not each.configured:
+        if is_precomputed(each.name) or not each.configured or each.name in faulty:
             continue
         found = f"{count(each.documents, 'document')} fetched"
         figures = {"documents": each.documents, "dead_letters": len(letters[each.name])}
@@ -71,7 +73,7 @@ async def _sources(context: ChecklistContext) -> AsyncIterator[Item]:
             )
         else:
             yield Item(subject=each.name, state="ok", found=found, figures=figures)
-    for item in await findings(context, "sources"):
+    for item in found_by_doctor:
         yield item
 
 

@@ -41,6 +41,21 @@ class Diagnosis:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConfiguredPlace:
+    """A configured source: the collections that it fills, and why nothing can be read of it; empty where it can.
+
+    `misset` is what is wrong with its settings, `missing` with the place that they name. Sources behind an API are not
+    asked.
+    """
+
+    name: str
+    kind: str
+    collections: tuple[str, ...] = ()
+    misset: str = ""
+    missing: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DoctorContext(RunContext):
     """A context with what a project depends on outside its store and ledger.
 
@@ -48,7 +63,7 @@ class DoctorContext(RunContext):
     the owner may read. `free_bytes` returns the free space of the disk,
     `cache_fault` why the vector cache cannot be read, and `ledger_fault` what is damaged in the ledger's file; an empty
     text where nothing is. `missing_model` returns what is said about a local model that is not installed, and the
-    command that installs it.
+    command that installs it. `configured_places` looks where the configured sources read; it blocks.
     """
 
     store_path: str
@@ -57,6 +72,7 @@ class DoctorContext(RunContext):
     cache_fault: Callable[[], str]
     ledger_fault: Callable[[], str]
     missing_model: Callable[[], tuple[str, str] | None]
+    configured_places: Callable[[], Sequence[ConfiguredPlace]]
 
 
 # A check takes the narrowest context that it needs, and yields what it finds.

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured, NotFound
+from flowbed.index.active_space import require_same
 from flowbed.index.lease import TTL
 from flowbed.maintenance.compare import known_collections
 from flowbed.maintenance.doctor.findings import Finding, check, named
@@ -91,6 +92,33 @@ async def _model(context: DoctorContext) -> AsyncIterator[Finding]:
     if missing := await asyncio.to_thread(context.missing_model):
         what, command = missing
         yield Finding(severity="error", subject="model", what=what, fix=command)
+        return
+    async for found in _other_spaces(context):
+        yield found
+
+
+async def _other_spaces(context: DoctorContext) -> AsyncIterator[Finding]:
+    """Find the collections that sources fill, and that the configured model can neither fill nor search."""
+    places = await asyncio.to_thread(context.configured_places)
+    filled = {name: place for place in places for name in place.collections}
+    lives = [live for live in await context.collections.all() if live.collection in filled]
+    if not lives:
+        return
+    try:
+        space = (await asyncio.to_thread(context.embedder)).space
+    except Misconfigured:
+        return  # the next run says so
+    for live in lives:
+        try:
+            require_same(live, space)
+        except Misconfigured as error:
+            place = filled[live.collection]
+            yield Finding(
+                severity="error",
+                subject=live.collection,
+                what=f"{error} for its sources. Until then no run changes it, and a search finds nothing in it",
+                fix=f"flowbed run {place.name}",
+            )
 
 
 @check("disk")
@@ -151,7 +179,22 @@ async def _abandoned(context: Context, collection: str, key: str) -> str:
 
 
 @check("sources")
-async def _removed_sources(context: Context) -> AsyncIterator[Finding]:
+async def _sources(context: DoctorContext) -> AsyncIterator[Finding]:
+    for place in await asyncio.to_thread(context.configured_places):
+        if not place.misset and not place.missing:
+            continue
+        todo = (
+            "correct its settings in flowbed.toml"
+            if place.misset
+            else f"put it back, or name its new place with `flowbed add {place.name} {place.kind} LOCATION`"
+        )
+        yield Finding(
+            severity="error",
+            subject=place.name,
+            what=f"nothing can be read of this source: {place.misset or place.missing}. What is indexed of it stays;"
+            f" {todo}",
+            fix=f"flowbed run {place.name}",
+        )
     for each in await sources(context):
         if not (
             each.configured or is_precomputed(each.name) or is_external(each.name) or is_documents(each.name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.lanes.claims import WAITING
 from flowbed.ledger.rows import WITHHELD
+from flowbed.ledger.workers import TASK
 from flowbed.maintenance.compare import known_collections
 from flowbed.maintenance.doctor.findings import Finding, check, named
 from flowbed.maintenance.failed import REPEATED, failed_chunks, fails_repeatedly
@@ -151,7 +152,12 @@ async def _letters(context: Context) -> AsyncIterator[Finding]:
         ("chunk", "", "flowbed dead-letters retry; flowbed run"),
         ("run", "", "flowbed dead-letters retry; flowbed run"),
         ("source", "; once its document is fixed, a run reads it again", "flowbed run"),
+        ("message", "; the message is in the queue's dead letters", "flowbed dead-letters retry"),
+        ("record", "; the next compaction commits what it told of", "flowbed dead-letters retry"),
         ("delta", "; once its producer has written it again, add it again", "flowbed deltas add"),
+        ("batch", "; once its producer has written it again, read it again", "flowbed dead-letters retry"),
+        ("subscriber", "; once it answers again, send it again", "flowbed dead-letters retry"),
+        (TASK, "; workers leave it alone until it is retried", "flowbed dead-letters retry"),
     ):
         if found := [letter for letter in letters if letter.kind == kind and letter.subject != WITHHELD]:
             names = [letter.subject for letter in found]

@@ -203,7 +203,7 @@ async def current_snapshot(store: Store, collection: str) -> Snapshot:
             there = f"although {len(known)} snapshots exist" if known else "and no snapshot"
             raise NotFound(
                 f"collection {collection!r} has no {POINTER} in {store.url}, {there};"
-                f" `flowbed publish {collection}` publishes one"
+                f' a publication of kind "chroma" in flowbed.toml and `flowbed publish {collection}` make one'
             )
         try:
             return await read_snapshot(store, collection, pointer.version)

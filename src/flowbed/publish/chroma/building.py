@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from flowbed.publish.chroma import Snapshot
-from flowbed.publish.chroma.children import ask
-from flowbed.publish.chroma.files import copy_checked, download, file_list
-from flowbed.publish.chroma.verification import verify
+from flowbed.publish.chroma.children import started
+from flowbed.publish.chroma.files import download, file_list
+from flowbed.publish.chroma.verification import expected, verify
 from flowbed.publish.folders import new_folder
 from flowbed.telemetry import SNAPSHOT_BASE, SNAPSHOT_BUILT, SNAPSHOT_VERIFIED, reached
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from flowbed.index.active_space import Live
     from flowbed.index.versions.changes import Changes
     from flowbed.publish import PublishContext
     from flowbed.publish.chroma import SnapshotFile
+    from flowbed.publish.chroma.children import Child
+    from flowbed.publish.chroma.verification import Expected
 
 # Rows of one call: Chroma takes 5,461, and is as fast from a few hundred on.
 BATCH = 5_000
@@ -106,15 +108,25 @@ async def build(context: PublishContext, plan: Plan) -> Built:
     folder = await asyncio.to_thread(new_folder, scratch, context)
     try:
         directory = folder / "chroma"
-        await asyncio.to_thread(directory.mkdir)
-        if plan.base is not None:
+        async with started("build", folder) as builder:
             await _fetch(context, plan.base, directory, scratch)
-        reached(SNAPSHOT_BASE, collection=plan.live.collection)
-        rows = folder / "rows.arrow"
-        await asyncio.to_thread(_write_rows, plan.changes, rows)
-        done = await ask(
-            "build",
-            folder,
+            reached(SNAPSHOT_BASE, collection=plan.live.collection)
+            rows = folder / "rows.arrow"
+            await asyncio.to_thread(_write_rows, plan.changes, rows)
+            async with started("verify", folder) as verifier:
+                wanted = await _built(plan, builder, directory, rows)
+                files = await _verified(plan, verifier, directory, folder, wanted)
+    except BaseException:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        raise
+    return Built(plan=plan, path=directory, scratch=scratch, files=files)
+
+
+async def _built(plan: Plan, builder: Child, directory: Path, rows: Path) -> Expected:
+    """Let Chroma write the rows, and find out meanwhile what a reader has to find."""
+    expecting = asyncio.ensure_future(asyncio.to_thread(expected, plan.changes))
+    try:
+        done = await builder.ask(
             size=plan.changes.rows,
             directory=str(directory),
             collection=plan.name,
@@ -124,24 +136,51 @@ async def build(context: PublishContext, plan: Plan) -> Built:
             fresh=plan.base is None,
         )
         reached(SNAPSHOT_BUILT, collection=plan.live.collection, unsynced=done["unsynced"])
-        files = await asyncio.to_thread(file_list, directory)
-        opened = folder / "opened"  # opening a directory changes it, so a copy is opened
+        return await expecting
+    finally:
+        await asyncio.gather(expecting, return_exceptions=True)
+
+
+async def _verified(
+    plan: Plan, verifier: Child, directory: Path, folder: Path, wanted: Expected
+) -> Mapping[str, SnapshotFile]:
+    """Compare a directory with the index, and return its files, which are hashed meanwhile."""
+    opened = folder / "opened"  # opening a directory changes it, so a copy is opened
+    hashing = asyncio.ensure_future(asyncio.to_thread(file_list, directory))
+    try:
         await asyncio.to_thread(shutil.copytree, directory, opened)
-        await verify(opened, plan.name, plan.changes, folder)
+        await verify(opened, directory, plan.name, plan.changes, wanted, verifier, folder)
         await asyncio.to_thread(shutil.rmtree, opened)
-        reached(SNAPSHOT_VERIFIED, collection=plan.live.collection)
-    except BaseException:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        raise
-    return Built(plan=plan, path=directory, scratch=scratch, files=files)
+        files = await hashing
+    finally:
+        await asyncio.gather(hashing, return_exceptions=True)
+    reached(SNAPSHOT_VERIFIED, collection=plan.live.collection)
+    return files
 
 
-async def _fetch(context: PublishContext, base: Snapshot, directory: Path, scratch: Path) -> None:
-    """Copy the base's files from the last directory built here, and download those that are not there any more."""
-    held = scratch / f"{HELD}{base.version}"
-    for name, wanted in base.files.items():
-        if not await asyncio.to_thread(copy_checked, held / name, directory / name, wanted):
+async def _fetch(context: PublishContext, base: Snapshot | None, directory: Path, scratch: Path) -> None:
+    """Take the last directory that was built here, and download the files of the base that it lacks."""
+    if base is None:
+        await asyncio.to_thread(directory.mkdir)
+        return
+    there = await asyncio.to_thread(_taken, scratch / f"{HELD}{base.version}", directory, base)
+    for name in base.files:
+        if name not in there:
             await download(context.store, base, name, directory / name)
+
+
+def _taken(held: Path, directory: Path, base: Snapshot) -> Collection[str]:
+    """Move what is held to `directory`, and return which files of the base it has: every byte is compared."""
+    try:
+        held.rename(directory)
+    except OSError:  # nothing is held, or another process has taken it
+        directory.mkdir()
+        return ()
+    there = {name for name, file in file_list(directory).items() if base.files.get(name) == file}
+    for path in directory.rglob("*"):
+        if path.is_file() and path.relative_to(directory).as_posix() not in there:
+            path.unlink()
+    return there
 
 
 def _write_rows(changes: Changes, path: Path) -> None:

@@ -7,11 +7,14 @@ import contextlib
 import json
 import signal
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Error, Misconfigured, Rejected
 
 if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 MODULE = "flowbed.publish.chroma.child"
@@ -28,17 +31,19 @@ class Damaged(Rejected):
 
 
 async def ask(work: str, folder: Path, *, size: int, **request: Any) -> dict[str, Any]:
-    """Let a new process do `work` of `child` and return its response; `folder` is for their messages.
+    """Let a new process do `work` of `child`, as `Child.ask` does."""
+    async with started(work, folder) as child:
+        return await child.ask(size=size, **request)
 
-    `size` is the number of rows of the directory, which bounds the time.
 
-    Raises:
-        Damaged: it ended by a signal, took too long, or Chroma refused the directory.
-        Misconfigured: chromadb is not installed.
+@contextlib.asynccontextmanager
+async def started(work: str, folder: Path) -> AsyncIterator[Child]:
+    """Start a process for one piece of `work`: it loads chromadb meanwhile, which takes more than a second.
+
+    `folder` is for its messages. At the end of the block it has ended, whether it was asked or not.
     """
     asked, answered = folder / f"{work}.request.json", folder / f"{work}.response.json"
     answered.unlink(missing_ok=True)
-    asked.write_text(json.dumps({"work": work, **request}), "utf-8")
     process = await asyncio.create_subprocess_exec(
         *(*COMMAND, str(asked), str(answered)),
         stdin=asyncio.subprocess.PIPE,  # ends with this process, and the child with it
@@ -46,22 +51,52 @@ async def ask(work: str, folder: Path, *, size: int, **request: Any) -> dict[str
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stderr is not None  # noqa: S101 - it is a pipe
+    said = asyncio.create_task(process.stderr.read())  # so that it never waits for a reader
     try:
-        # Not `communicate`, which would close the child's standard input, and the child would end.
-        async with asyncio.timeout(seconds := STARTED + size * PER_ROW):
-            said = (await process.stderr.read()).decode("utf-8", "replace").strip()
-            status = await process.wait()
-    except TimeoutError as error:
-        raise Damaged(f"Chroma did not end within {seconds:,.0f} s on {size:,} rows") from error
+        yield Child(work=work, asked=asked, answered=answered, process=process, said=said)
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-    if status == 0:
-        found: dict[str, Any] = json.loads(answered.read_text("utf-8"))
-        return found
-    raise _failure(status, said)
+        await said
+
+
+@dataclass(frozen=True, kw_only=True)
+class Child:
+    """A process that was started for one piece of `work`; `said` is what it writes to standard error."""
+
+    work: str
+    asked: Path
+    answered: Path
+    process: Process
+    said: asyncio.Task[bytes]
+
+    async def ask(self, *, size: int, **request: Any) -> dict[str, Any]:
+        """Let it do its work, and return its response.
+
+        `size` is the number of rows of the directory, which bounds the time.
+
+        Raises:
+            Damaged: it ended by a signal, took too long, or Chroma refused the directory.
+            Misconfigured: chromadb is not installed.
+        """
+        self.asked.write_text(json.dumps({"work": self.work, **request}), "utf-8")
+        assert self.process.stdin is not None  # noqa: S101 - it is a pipe
+        # Not closed, or the child would end. If it has ended already, its status says why.
+        with contextlib.suppress(ConnectionError):
+            self.process.stdin.write(b"\n")
+            await self.process.stdin.drain()
+        try:
+            async with asyncio.timeout(seconds := STARTED + size * PER_ROW):
+                said = (await asyncio.shield(self.said)).decode("utf-8", "replace").strip()
+                status = await self.process.wait()
+        except TimeoutError as error:
+            raise Damaged(f"Chroma did not end within {seconds:,.0f} s on {size:,} rows") from error
+        if status == 0:
+            found: dict[str, Any] = json.loads(self.answered.read_text("utf-8"))
+            return found
+        raise _failure(status, said)
 
 
 def _failure(status: int, said: str) -> Error:

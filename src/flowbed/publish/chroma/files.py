@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +28,11 @@ class Torn(NotFound):
 
 def file_list(directory: Path) -> dict[str, SnapshotFile]:
     """Hash every file below a directory, by its path within; blocks."""
-    found = {}
-    for path in sorted(directory.rglob("*")):
-        if path.is_file() and path.name != LIST:
-            found[path.relative_to(directory).as_posix()] = hashed(path)
-    return found
+    paths = [each for each in sorted(directory.rglob("*")) if each.is_file() and each.name != LIST]
+    # Two are much larger than the others: the database, and the vectors.
+    with ThreadPoolExecutor(2) as hashing:
+        names = [each.relative_to(directory).as_posix() for each in paths]
+        return dict(zip(names, hashing.map(hashed, paths), strict=True))
 
 
 def hashed(path: Path) -> SnapshotFile:

@@ -66,11 +66,13 @@ async def pull(
         Misconfigured: mode `efs` without a mounted `root`, or the folder cannot be written.
         OutOfSpace: the disk is full.
     """
-    if mode == "efs" and (root is None or not await asyncio.to_thread(root.is_dir)):
+    # Never created here: without its file system it would be a folder on this machine's disk.
+    mounted = root is not None and await asyncio.to_thread(root.is_dir)
+    if mode == "efs" and not mounted:
         raise Misconfigured(
             f"storage mode efs needs a mounted file system: {root or 'CHROMA_ROOT'} is not a folder; set CHROMA_ROOT"
         )
-    shared = root / "snapshots" / collection if root is not None and mode != "s3" else None
+    shared = _on_mount(root, collection) if root is not None and mounted and mode != "s3" else None
     error: Exception | None = None
     for _ in range(ATTEMPTS):
         try:
@@ -90,6 +92,22 @@ async def pull(
     raise Transient(
         f"{collection} could not be pulled ({error}); `flowbed publish {collection} --reconcile` checks it"
     )
+
+
+async def copy_to_mount(store: Store, collection: str, root: Path) -> Pulled:
+    """Bring the current snapshot of a collection to the file system mounted at `root`, where mode `efs` looks for it.
+
+    Raises:
+        NotFound: there is no current snapshot.
+        Transient: the store cannot be reached, or the snapshot was replaced meanwhile.
+        OSError: the file system cannot be written.
+    """
+    async with leased(store, collection, secrets.token_hex(8)) as snapshot:
+        return await _place(store, snapshot, _on_mount(root, collection), None)
+
+
+def _on_mount(root: Path, collection: str) -> Path:
+    return root / "snapshots" / collection
 
 
 async def _pull(
@@ -156,9 +174,10 @@ async def _locked(directory: Path) -> AsyncIterator[None]:
 
 
 def _is_whole(final: Path, snapshot: Snapshot) -> bool:
-    """Return whether a snapshot was placed; a reader that has opened it since may have changed its files."""
+    """Return whether a snapshot was placed and has all of its files; a reader may have changed them since."""
     try:
-        return parsed((final / LIST).read_bytes(), str(final / LIST)) == snapshot
+        placed = parsed((final / LIST).read_bytes(), str(final / LIST)) == snapshot
+        return placed and all((final / name).is_file() for name in snapshot.files)
     except (OSError, Rejected):
         return False
 

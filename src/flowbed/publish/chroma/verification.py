@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowbed.index.versions.samples import nearest, sample
-from flowbed.publish.chroma.children import Damaged, ask
+from flowbed.publish.chroma.children import Damaged
 from flowbed.publish.chroma.rows import chroma_metadata
 from flowbed.records.values import count
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from flowbed.index.versions.changes import Changes
     from flowbed.index.versions.samples import Sampled
+    from flowbed.publish.chroma.children import Child
     from flowbed.records import Scalar
 
 ROWS = 16  # changed rows, and as many of all rows
@@ -31,29 +33,57 @@ CLOSE = 1e-3
 LEAST_FOUND = 0.3
 
 
-async def verify(directory: Path, collection: str, changes: Changes, scratch: Path) -> None:
-    """Open a directory, which is changed by that, in a new process, and compare it with a version of the index.
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a reader of a version must find: `rows` of it, none that is `gone`, and the distances of `near` rows.
+
+    `asked` are the vectors of queries; the nearest rows are those of an exact search.
+    """
+
+    rows: Sequence[Sampled]
+    gone: Sequence[str]
+    asked: NDArray[np.float32]
+    near: NDArray[np.float32]
+
+
+def expected(changes: Changes) -> Expected:
+    """Read from the index what a reader must find; blocks, and reads all vectors once."""
+    rows = sample(changes, ROWS)
+    asked = _vectors(rows[:: max(1, len(rows) // QUERIES)][:QUERIES], changes)
+    return Expected(
+        rows=rows, gone=changes.deleted[:ROWS], asked=asked, near=nearest(changes, asked, NEIGHBOURS)
+    )
+
+
+async def verify(
+    opened: Path,
+    directory: Path,
+    collection: str,
+    changes: Changes,
+    wanted: Expected,
+    child: Child,
+    scratch: Path,
+) -> None:
+    """Let a new process open a copy of a directory, and compare it with a version of the index.
+
+    The database of the directory itself is checked by SQLite at the same time.
 
     Raises:
         Damaged: they differ.
     """
-    rows = await asyncio.to_thread(sample, changes, ROWS)
-    asked = _vectors(rows[:: max(1, len(rows) // QUERIES)][:QUERIES], changes)
-    exact = await asyncio.to_thread(nearest, changes, asked, NEIGHBOURS)
     vectors = scratch / "queries.npy"
-    await asyncio.to_thread(np.save, vectors, asked)
-    gone = changes.deleted[:ROWS]
-    found = await ask(
-        "verify",
-        scratch,
+    await asyncio.to_thread(np.save, vectors, wanted.asked)
+    found = await child.ask(
         size=changes.rows,
-        directory=str(directory),
+        directory=str(opened),
+        checked=str(directory),
         collection=collection,
-        ids=[*(row.id for row in rows), *gone],
+        ids=[*(row.id for row in wanted.rows), *wanted.gone],
         vectors=str(vectors),
         neighbours=NEIGHBOURS,
     )
-    if fault := found["fault"] or _fault(found, rows, gone, changes) or _search_fault(found, asked, exact):
+    fault = found["fault"] or _fault(found, wanted, changes)
+    if fault := fault or _search_fault(found, wanted.asked, wanted.near):
         raise Damaged(
             f"the new snapshot of {collection} differs from the index: {fault}; nothing was published"
         )
@@ -64,7 +94,7 @@ def _vectors(rows: Sequence[Sampled], changes: Changes) -> NDArray[np.float32]:
     return np.stack([row.vector for row in rows]) if rows else np.empty((0, dimensions), np.float32)
 
 
-def _fault(found: dict[str, Any], rows: Sequence[Sampled], gone: Sequence[str], changes: Changes) -> str:
+def _fault(found: dict[str, Any], wanted: Expected, changes: Changes) -> str:
     if found["rows"] != changes.rows:
         return f"it has {count(found['rows'], 'row')}, the index {changes.rows:,}"
     held = {
@@ -73,9 +103,9 @@ def _fault(found: dict[str, Any], rows: Sequence[Sampled], gone: Sequence[str], 
             found["ids"], found["documents"], found["metadatas"], found["vectors"], strict=True
         )
     }
-    if kept := [each for each in gone if each in held]:
+    if kept := [each for each in wanted.gone if each in held]:
         return f"{kept[0]} is deleted in the index"
-    wrong = ((row.id, _difference(held.get(row.id), row)) for row in rows)
+    wrong = ((row.id, _difference(held.get(row.id), row)) for row in wanted.rows)
     return next((f"{name} {fault}" for name, fault in wrong if fault), "")
 
 

@@ -52,12 +52,22 @@ def open_chroma_server(context: PublishContext, options: Mapping[str, str]) -> C
     batch = options.get("batch", str(BATCH))
     if not batch.isdecimal() or not int(batch):
         raise Misconfigured(f"publish.{context.name}: batch is {batch!r}; it has to be a number of rows")
-    database = ChromaDatabase(
-        options["url"],
-        token=options.get("token", ""),
-        tenant=options.get("tenant", "default_tenant"),
-        database=options.get("database", "default_database"),
-    )
+    token = options.get("token", "")
+    if not (token.isascii() and token.isprintable()):
+        raise Misconfigured(
+            f"publish.{context.name}: options.token has a character that no token has; set it again"
+        )
+    try:
+        database = ChromaDatabase(
+            options["url"],
+            token=token,
+            tenant=options.get("tenant", "default_tenant"),
+            database=options.get("database", "default_database"),
+        )
+    except Misconfigured:  # not repeated: it may have a password
+        raise Misconfigured(
+            f"publish.{context.name}: options.url has to be as https://host:8000, without a password or a query"
+        ) from None
     return ChromaServer(context, database, name=options.get("name", ""), batch=int(batch))
 
 

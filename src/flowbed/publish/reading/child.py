@@ -6,6 +6,7 @@ a kind of one byte, a length of eight, and the content. Rows are Arrow streams, 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -18,11 +19,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
+
 from flowbed.publish.reading.archives import RefusedError, chroma_folder, unpack
+from flowbed.publish.reading.stored import UNKNOWN, stored_rows
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
     from chromadb.api.models.Collection import Collection
+    from numpy.typing import NDArray
+
+    from flowbed.publish.reading.stored import Ask, StoredRows
 
 FRAME = struct.Struct("<cQ")
 ROWS, HEADER, REFUSED, FAILED = b"R", b"H", b"X", b"F"
@@ -43,6 +50,9 @@ MACHINE = frozenset(
 # How SQLite says that a disk is full.
 DISK_FULL = "disk is full"
 MESSAGE = 500  # characters of an error of chromadb's
+EVERYTHING: Any = ["embeddings", "documents", "metadatas"]
+COMPARED = 64  # rows that are read from the files and by chromadb too
+ROUNDED = 1e-6  # how far two roundings of a number of a unit vector may be apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +60,8 @@ class Job:
     """What to read: the Chroma directory in `folder`, into which `archive` is unpacked first, if it is given.
 
     `collection` is a collection of that directory, the only one if empty; `preferred` is taken if it is there. With
-    `checked` the directory is not opened before its files were found to be of chromadb's form. 0 is no limit.
+    `checked` the directory is not opened before its files were found to be of chromadb's form. With `unit`, the lengths
+    of vectors do not count. 0 is no limit.
     """
 
     folder: str
@@ -58,6 +69,7 @@ class Job:
     collection: str = ""
     preferred: str = ""
     checked: bool = True
+    unit: bool = False
     page: int = 4_096
     most_bytes: int = 0
     memory_bytes: int = 0
@@ -75,7 +87,14 @@ def _end_with_parent() -> None:
 
 
 def main(argument: str) -> int:
-    """Carry out a job; a refusal is a frame too. The process ends when its standard input does."""
+    """Load chromadb, and carry out a job after the first line of standard input; a refusal is a frame too.
+
+    The process ends when its standard input does.
+    """
+    with contextlib.suppress(ImportError):  # the job says what is missing
+        import chromadb  # noqa: F401 - while the directory is made
+    if not os.read(0, 1):
+        return 0  # it is not needed
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # What libraries print must not come between the frames.
     frames = os.fdopen(os.dup(1), "wb")
@@ -123,7 +142,7 @@ def read(job: Job, frames: IO[bytes]) -> None:
         client = chromadb.PersistentClient(
             path=str(place), settings=Settings(anonymized_telemetry=False, allow_reset=False)
         )
-        _read(client, job, frames)
+        _read(client, job, frames, place)
     except (RefusedError, MemoryError):
         raise
     except Exception as error:
@@ -146,17 +165,55 @@ def _limit(job: Job) -> None:
             resource.setrlimit(what, (most, most))
 
 
-def _read(client: ClientAPI, job: Job, frames: IO[bytes]) -> None:
+def _read(client: ClientAPI, job: Job, frames: IO[bytes], place: Path) -> None:
     collection = _collection(client, job)
     total = collection.count()
     _send(frames, HEADER, {"collection": collection.name, "rows": total})
+    stored = _stored(collection, job, place) if total else None
     done = 0
+    if stored is not None:
+        for rows in stored.pages(job.page):
+            _send_rows(frames, rows.ids, rows.documents, rows.metadata, rows.vectors)
+            done += len(rows.ids)
     while done < total:
-        page = collection.get(limit=job.page, offset=done, include=["embeddings", "documents", "metadatas"])
+        page = collection.get(limit=job.page, offset=done, include=EVERYTHING)
         if not page["ids"]:
             raise RefusedError(f"it has {total:,} rows, and only {done:,} can be read")
-        _send_rows(frames, page)
+        _send_rows(frames, *_columns(page))
         done += len(page["ids"])
+
+
+def _stored(collection: Collection, job: Job, place: Path) -> StoredRows | None:
+    """Open the files that hold the rows, if chromadb finds the same in them as we do."""
+
+    def ask(ids: list[str]) -> NDArray[np.float32]:
+        answer = collection.get(ids=ids, include=["embeddings"])
+        known = dict(zip(answer["ids"], np.asarray(answer["embeddings"]), strict=True))
+        return np.array([known[each] for each in ids], np.float32)
+
+    found = stored_rows(place, str(collection.id), ask)
+    try:
+        return found if found is not None and _agrees(found, collection, ask, unit=job.unit) else None
+    except UNKNOWN:
+        return None
+
+
+def _agrees(found: StoredRows, collection: Collection, ask: Ask, *, unit: bool) -> bool:
+    """Return whether chromadb answers the same as its files; with `unit`, the lengths of vectors do not count."""
+    ids, vectors = found.sample(COMPARED)
+    known = ask(ids)
+    same = bool(np.array_equal(vectors, known)) or (
+        unit and bool(np.allclose(_unit(vectors), _unit(known), atol=ROUNDED))
+    )
+    names, documents, metadata, _ = _columns(collection.get(limit=COMPARED, include=EVERYTHING))
+    first = next(found.pages(COMPARED))
+    plain = [list(map(json.loads, each)) for each in (first.metadata, metadata)]
+    return same and (first.ids, first.documents) == (names, documents) and plain[0] == plain[1]
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
 def _collection(client: ClientAPI, job: Job) -> Collection:
@@ -173,18 +230,29 @@ def _collection(client: ClientAPI, job: Job) -> Collection:
     return client.get_collection(wanted, embedding_function=None)
 
 
-def _send_rows(frames: IO[bytes], page: Any) -> None:  # chromadb's result of a get
-    import numpy as np
-    import pyarrow as pa
-
-    vectors = np.ascontiguousarray(page["embeddings"], np.float32)
+def _columns(page: Any) -> tuple[list[str], list[str | None], list[str], NDArray[np.float32]]:
+    """Return the columns of chromadb's answer to a get."""
     count = len(page["ids"])
+    vectors = np.ascontiguousarray(page["embeddings"], np.float32)
     if vectors.ndim != 2 or len(vectors) != count:  # noqa: PLR2004 - rows and dimensions
         raise RefusedError("its vectors are not of one length")
+    metadata = [json.dumps(each) for each in page["metadatas"] or [None] * count]
+    return page["ids"], page["documents"] or [None] * count, metadata, vectors
+
+
+def _send_rows(
+    frames: IO[bytes],
+    ids: list[str],
+    documents: list[str | None],
+    metadata: list[str],
+    vectors: NDArray[np.float32],
+) -> None:
+    import pyarrow as pa
+
     columns = {
-        "id": pa.array(page["ids"], pa.string()),
-        "document": pa.array(page["documents"] or [None] * count, pa.string()),
-        "metadata": pa.array([json.dumps(each) for each in page["metadatas"] or [None] * count], pa.string()),
+        "id": pa.array(ids, pa.string()),
+        "document": pa.array(documents, pa.string()),
+        "metadata": pa.array(metadata, pa.string()),
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
     }
     sink = pa.BufferOutputStream()

@@ -71,7 +71,7 @@ MOST_SQL, MOST_VALUE = 100_000, 2**28
 
 # header.bin of hnswlib as chromadb writes it: version, offset of level 0, capacity, elements, bytes an element, offsets
 # of the label and of the vector, highest level, entry point, links a level, links of level 0, links, factor, ef.
-_HEADER = struct.Struct("<i6QiI3QdQ")
+HEADER = struct.Struct("<i6QiI3QdQ")
 _LEVELS = 64
 
 
@@ -148,8 +148,8 @@ def _check_segment(folder: Path, header: bytes) -> None:
         if not holds:
             raise RefusedError(f"the vector segment {name} is damaged: {what}")
 
-    require(len(header) == _HEADER.size, "header.bin has another length")
-    fields = _HEADER.unpack(header)
+    require(len(header) == HEADER.size, "header.bin has another length")
+    fields = HEADER.unpack(header)
     _, start, capacity, count, size, label, vector, level, entry, most, most0 = fields[:11]
     data = (
         np.memmap(folder / "data_level0.bin", np.uint8, "r") if capacity and count else np.empty(0, np.uint8)

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Rejected
@@ -16,7 +16,7 @@ from flowbed.publish.reading.child import FAILED, FRAME, HEADER, REFUSED, ROWS
 from flowbed.records.precomputed import PrecomputedRows
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
     from flowbed.publish.reading.child import Job
@@ -29,13 +29,19 @@ MOST_FRAME = 2**31  # bytes: a page of 4,096 rows has some megabytes
 ERRORS = 2_000  # bytes of what the child printed that a message may quote
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ChromaDirectory:
-    """The rows of one collection in a Chroma directory, read by `job`; `scratch` is the child's own folder."""
+    """The rows of one collection in a Chroma directory, read by `job`; `scratch` is the child's own folder.
+
+    `prepare` makes the directory of the job while the child loads chromadb, and blocks. A child that has counted the
+    rows goes on to read them: starting one takes a second.
+    """
 
     job: Job
     scratch: Path
     idle: float = IDLE
+    prepare: Callable[[], None] | None = None
+    _begun: AsyncGenerator[tuple[bytes, bytes], None] | None = field(default=None, init=False)
 
     async def count(self) -> int | None:
         """Return how many rows there are.
@@ -43,10 +49,11 @@ class ChromaDirectory:
         Raises:
             Rejected: the directory cannot be read.
         """
-        async with contextlib.aclosing(self._frames()) as frames:
-            async for kind, body in frames:
-                if kind == HEADER:
-                    return int(json.loads(body)["rows"])
+        frames = self._frames()
+        async for kind, body in frames:
+            if kind == HEADER:
+                self._begun = frames
+                return int(json.loads(body)["rows"])
         return None
 
     async def pages(self) -> AsyncGenerator[PrecomputedRows, None]:
@@ -56,7 +63,8 @@ class ChromaDirectory:
             Rejected: the directory cannot be read or is not accepted, with the reason.
             OSError: the scratch folder cannot be written; the directory may be good.
         """
-        async with contextlib.aclosing(self._frames()) as frames:
+        begun, self._begun = self._begun, None
+        async with contextlib.aclosing(begun or self._frames()) as frames:
             async for kind, body in frames:
                 if kind == ROWS:
                     yield await asyncio.to_thread(decode_page, body)
@@ -79,11 +87,13 @@ class ChromaDirectory:
                 "OPENBLAS_NUM_THREADS": "1",
             },
         )
-        assert process.stdout is not None  # noqa: S101 - narrows the type
+        assert process.stdin is not None  # noqa: S101 - narrows the type
+        assert process.stdout is not None  # noqa: S101
         assert process.stderr is not None  # noqa: S101
         printed = asyncio.create_task(_tail(process.stderr))
         whole = False
         try:
+            await self._begin(process.stdin)
             while True:
                 try:
                     frame = await asyncio.wait_for(_frame(process.stdout), self.idle)
@@ -109,6 +119,13 @@ class ChromaDirectory:
             said = await printed
         if status:
             raise Rejected(_ended(status, said))
+
+    async def _begin(self, stdin: asyncio.StreamWriter) -> None:
+        if self.prepare is not None:
+            await asyncio.to_thread(self.prepare)
+        with contextlib.suppress(ConnectionError):  # it has ended, and its status says why
+            stdin.write(b"\n")
+            await stdin.drain()
 
 
 async def _frame(stream: asyncio.StreamReader) -> tuple[bytes, bytes] | None:

@@ -56,11 +56,18 @@ class JsonLines:
             )
 
     def _lines(self) -> Iterator[dict[str, Any]]:
+        length = 0
         try:
             with self.file.open("rb") as opened:
                 for number, line in enumerate(opened, 1):
                     if line.strip():
-                        yield _row(line, f"{self.file}, line {number:,}")
+                        row = _row(line, where := f"{self.file}, line {number:,}")
+                        length = length or len(row["vector"])
+                        if len(row["vector"]) != length:
+                            raise Rejected(
+                                f"{where}: its vector has {len(row['vector']):,} numbers, not {length:,}"
+                            )
+                        yield row
         except OSError as error:
             raise Rejected(f"{self.file} cannot be read: {error.strerror}") from error
 
@@ -70,8 +77,9 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
         row = orjson.loads(line)
     except ValueError as error:
         raise Rejected(f"{where} is no JSON: {error}") from error
-    if not isinstance(row, dict) or "id" not in row:
-        raise Rejected(f"{where} is no object with an id")
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str | int):
+        raise Rejected(f"{where} is no object with an id, a text or a whole number")
+    row["id"] = str(row["id"])
     if not isinstance(row.get("vector"), list):
         raise Rejected(
             f"{where} has no vector: a file that was exported with --no-vectors has to be embedded again"

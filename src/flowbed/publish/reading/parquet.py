@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,12 @@ def _next(batches: Iterator[pa.RecordBatch], file: Path) -> PrecomputedRows | No
     try:
         batch = next(batches, None)
         return None if batch is None else _rows(batch, file)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        OverflowError,
+    ) as error:  # the last two of times beyond Python's
         raise Rejected(f"{file} cannot be read as Parquet: {error}") from error
 
 
@@ -86,11 +92,11 @@ def _rows(batch: pa.RecordBatch, file: Path) -> PrecomputedRows:
     said = next((name for name in METADATA if name in names), None)
     others = [name for name in names if name not in {ids, vectors, text}]
     if said is None:
-        metadata = batch.select(others).to_pylist() if others else [{}] * batch.num_rows
+        metadata = _named(batch.select(others)) if others else [{}] * batch.num_rows
     else:
         metadata = [_metadata(value) for value in batch[said].to_pylist()]
     return PrecomputedRows(
-        ids=batch[ids].to_pylist(),
+        ids=_ids(batch[ids]),
         vectors=_matrix(batch[vectors], file),
         texts=batch[text].to_pylist() if text else (),
         metadata=metadata,
@@ -104,14 +110,38 @@ def _column(names: Sequence[str], known: Sequence[str], file: Path) -> str:
     raise Rejected(f"{file} has no column {' or '.join(known)}; it has: {', '.join(names)}")
 
 
+def _ids(column: pa.Array) -> list[Any]:
+    import pyarrow as pa
+
+    ids: list[Any] = (column.cast(pa.string()) if pa.types.is_integer(column.type) else column).to_pylist()
+    return ids
+
+
+def _named(batch: pa.RecordBatch) -> list[Any]:
+    """Return the columns as metadata; dates and times are texts, with nanoseconds, which Python's do not have."""
+    import pyarrow as pa
+
+    def plain(column: pa.Array) -> pa.Array:
+        kind = column.type
+        dated = pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind)
+        return column.cast(pa.string()) if dated else column
+
+    rows: list[Any] = pa.RecordBatch.from_arrays(
+        [plain(column) for column in batch.columns], names=batch.schema.names
+    ).to_pylist()
+    return rows
+
+
 def _metadata(value: Any) -> Any:  # JSON, a struct, or a map as a list of pairs
+    """Return the metadata of a row; what cannot be metadata as it is, for which its row alone is refused."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise Rejected(f"its metadata {value[:100]!r} are not JSON: {error}") from error
+            value = json.loads(value or "null")
+        except ValueError:
+            return value
     if isinstance(value, list):
-        return dict(value)
+        with contextlib.suppress(TypeError, ValueError):
+            return dict(value)
     return value
 
 
@@ -123,11 +153,16 @@ def _matrix(column: pa.Array, file: Path) -> Any:  # float32 of shape (rows, dim
     kind = column.type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         raise Rejected(f"the vectors of {file} are {kind}; they have to be lists of numbers")
-    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
-    if len(lengths) != 1 or lengths[0] is None:
-        raise Rejected(f"the vectors of {file} are not all of one length: {sorted(map(str, lengths))[:5]}")
+    lengths = pc.unique(pc.list_value_length(column.drop_null())).to_pylist()
+    if len(lengths) > 1:
+        raise Rejected(f"the vectors of {file} are not all of one length: {sorted(lengths)[:5]}")
     values = column.flatten()
     if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
         raise Rejected(f"the vectors of {file} are lists of {values.type}; they have to be lists of numbers")
     numbers = values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    return numbers.reshape(len(column), lengths[0])
+    if not column.null_count:
+        return numbers.reshape(len(column), *lengths)
+    # Without a vector a row alone is refused.
+    rows = np.full((len(column), *(lengths or [0])), np.nan, np.float32)
+    rows[column.is_valid().to_numpy(zero_copy_only=False)] = numbers.reshape(-1, *(lengths or [0]))
+    return rows

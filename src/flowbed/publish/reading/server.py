@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 import stamina
 
 from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
 from flowbed.http.client import HttpClient
 from flowbed.records.precomputed import PrecomputedRows
+from flowbed.records.values import listing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 # A page is answered as JSON: 8 kB a row at 384 dimensions. Chroma Cloud answers at most 300 rows a request.
 ROWS = 300
 ATTEMPTS, PATIENCE = 5, 60.0  # tries of one request, and seconds for all of them
+LISTED = 1_000  # collections of one answer
+READINGS = 5  # of all rows, where others delete some meanwhile
 UNAUTHORIZED = frozenset({401, 403})
 NOT_FOUND, TOO_MANY, SERVER = 404, 429, 500
 
@@ -29,7 +34,7 @@ NOT_FOUND, TOO_MANY, SERVER = 404, 429, 500
 class ChromaServer:
     """The rows of one collection of a Chroma server at `url`; without a name, of its only one.
 
-    `token` is sent as Chroma's clients send it.
+    `token` is sent as Chroma's clients send it. `page` is at least 2.
     """
 
     url: str
@@ -43,7 +48,8 @@ class ChromaServer:
         """Return how many rows there are.
 
         Raises:
-            Rejected: there is no such collection, or the token is refused.
+            Misconfigured: the address or the token cannot be one, or the token is refused.
+            Rejected: there is no such collection.
             Transient: the server could not be reached.
         """
         async with self._open() as server:
@@ -52,39 +58,52 @@ class ChromaServer:
     async def pages(self) -> AsyncIterator[PrecomputedRows]:
         """Iterate over the rows in pages, in the server's order; rows written meanwhile may be missed.
 
+        Each page begins with the last row of the one before. If it does not, others have deleted rows, and as many have
+        moved into pages that were read: all are read again.
+
         Raises:
-            Rejected: there is no such collection, or the token is refused.
-            Transient: the server could not be reached.
+            Misconfigured: the address or the token cannot be one, or the token is refused.
+            Rejected: there is no such collection.
+            Transient: the server could not be reached, or rows are deleted again and again.
         """
         async with self._open() as server:
             path = await server.find()
-            done = 0
-            while True:
-                wanted = {
-                    "limit": self.page,
-                    "offset": done,
-                    "include": ["embeddings", "documents", "metadatas"],
-                }
-                said = await server.ask(f"{path}/get", wanted)
-                rows = await asyncio.to_thread(_rows, said, self.url)
-                if not rows.ids:
-                    return
-                done += len(rows.ids)
-                yield rows
+            for _ in range(READINGS):
+                done = 0
+                last: list[str] = []
+                while True:
+                    wanted = {
+                        "limit": self.page,
+                        "offset": done - len(last),
+                        "include": ["embeddings", "documents", "metadatas"],
+                    }
+                    said = await server.ask(f"{path}/get", wanted)
+                    before, rows = await asyncio.to_thread(_rows, said, self.url, len(last))
+                    if before != last:
+                        break
+                    if not rows.ids:
+                        return
+                    done, last = done + len(rows.ids), [rows.ids[-1]]
+                    yield rows
+            raise Transient(
+                f"rows of {self.url} were deleted each time that they were read: import again when nothing deletes any"
+            )
 
     def _open(self) -> _Connection:
         return _Connection(self)
 
 
-def _rows(said: Any, url: str) -> PrecomputedRows:  # the server's answer
+def _rows(said: Any, url: str, known: int) -> tuple[list[str], PrecomputedRows]:  # the server's answer
+    """Return the ids of the first `known` rows, and the others."""
     try:
         ids = said["ids"]
-        return PrecomputedRows(
-            ids=ids,
-            vectors=said["embeddings"] or [],
-            texts=said["documents"] or [None] * len(ids),
-            metadata=said["metadatas"] or [None] * len(ids),
+        rows = PrecomputedRows(
+            ids=ids[known:],
+            vectors=(said["embeddings"] or [])[known:],
+            texts=(said["documents"] or [None] * len(ids))[known:],
+            metadata=(said["metadatas"] or [None] * len(ids))[known:],
         )
+        return list(ids[:known]), rows
     except (TypeError, KeyError) as error:
         raise Rejected(f"{url} did not answer as a Chroma server does: {error!r} is missing") from error
 
@@ -93,15 +112,24 @@ class _Connection:
     """A connection to one database of the server."""
 
     def __init__(self, where: ChromaServer) -> None:
+        if not (where.token.isascii() and where.token.isprintable()):
+            raise Misconfigured("CHROMA_TOKEN has a character that no token has; set it again")
         headers = {"x-chroma-token": where.token, "Authorization": f"Bearer {where.token}"}
-        self._client = HttpClient(
-            where.url,
-            vendor="chroma",
-            headers=headers if where.token else {},
-            secrets=[where.token] if where.token else [],
-        )
+        try:
+            self._client = HttpClient(
+                where.url,
+                vendor="chroma",
+                headers=headers if where.token else {},
+                secrets=[where.token] if where.token else [],
+            )
+        except Misconfigured:  # not repeated: it may have a password
+            raise Misconfigured(
+                "the address of the Chroma server has to be as https://host:8000, without a password or a query;"
+                " set CHROMA_TOKEN to a token"
+            ) from None
         self._where = where
-        self._root = f"/api/v2/tenants/{where.tenant}/databases/{where.database}/collections"
+        tenant, database = quote(where.tenant, safe=""), quote(where.database, safe="")
+        self._root = f"/api/v2/tenants/{tenant}/databases/{database}/collections"
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -113,17 +141,20 @@ class _Connection:
 
     async def find(self) -> str:
         """Return the path of the collection."""
-        existing = await self.ask(f"{self._root}?limit=1000&offset=0")
+        wanted, found = self._where.collection, None
+        if wanted:
+            with contextlib.suppress(NotFound):
+                found = await self.ask(f"{self._root}/{quote(wanted, safe='')}")
+        listed = [found] if found else await self.ask(f"{self._root}?limit={LISTED}&offset=0")
         try:
-            names = {each["name"]: each["id"] for each in existing}
+            names = {each["name"]: each["id"] for each in listed}
         except (TypeError, KeyError) as error:
             raise Rejected(f"{self._where.url} did not answer as a Chroma server does") from error
-        wanted = self._where.collection or (next(iter(names)) if len(names) == 1 else "")
-        if wanted not in names:
-            there = ", ".join(sorted(names)) or "none"
-            what = f"no collection is called {wanted!r}" if wanted else "name the collection with --name"
-            raise NotFound(f"{self._where.url}: {what}; there are: {there}")
-        return f"{self._root}/{names[wanted]}"
+        if len(names) == 1 and wanted in {"", *names}:
+            (number,) = names.values()
+            return f"{self._root}/{number}"
+        what = f"no collection is called {wanted!r}" if wanted else "name the collection with --name"
+        raise NotFound(f"{self._where.url}: {what}; there are: {listing(sorted(names), none='none')}")
 
     async def ask(self, path: str, body: dict[str, object] | None = None) -> Any:  # any JSON value
         """Request a path and return what was answered; what failed temporarily is tried again."""

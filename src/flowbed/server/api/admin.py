@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from flowbed.errors import Forbidden
 from flowbed.server.api.openapi import FAILURES, body_of
-from flowbed.server.api.schemas import (
+from flowbed.server.api.schemas.admin import (
     BreakerName,
     Breakers,
     Caches,

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from flowbed.server.api.batch_schemas import BatchesQuery, BatchList, BatchObject, BatchRequest
 from flowbed.server.api.files import page
 from flowbed.server.api.openapi import FAILURES, body_of, query_of
-from flowbed.server.api.schemas import model_of
+from flowbed.server.api.schemas.batches import BatchesQuery, BatchList, BatchObject, BatchRequest
+from flowbed.server.api.schemas.shapes import model_of
 from flowbed.server.api.search import read
 from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import json

@@ -8,19 +8,19 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from flowbed.errors import NotFound, Rejected
+from flowbed.records.names import is_name, is_store, rule
 from flowbed.records.precomputed import PrecomputedRows
-from flowbed.records.vector_stores import is_store
-from flowbed.server.api import document_schemas as schemas
 from flowbed.server.api.files import page
-from flowbed.server.api.job_schemas import JobObject
 from flowbed.server.api.jobs import shown as shown_job
 from flowbed.server.api.openapi import FAILURES, body_of, query_of
-from flowbed.server.api.schemas import SearchResponse, model_of
+from flowbed.server.api.schemas import documents as schemas
+from flowbed.server.api.schemas.jobs import JobObject
+from flowbed.server.api.schemas.search import SearchResponse
+from flowbed.server.api.schemas.shapes import model_of
 from flowbed.server.api.search import REPEATED, read
 from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import ACCEPTED, json
 from flowbed.services.jobs.requests import IndexRequest, JobDocument, JobFile
-from flowbed.settings.project import NAME, RESERVED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flowbed.ledger.index_jobs import IndexJobRow
     from flowbed.records import SearchResults
     from flowbed.records.serving import Caller
-    from flowbed.server.api.job_schemas import Chunking
+    from flowbed.server.api.schemas.jobs import Chunking
     from flowbed.services.documents.service import DocumentView
     from flowbed.services.service import Service
 
@@ -132,12 +132,19 @@ def _several(router: APIRouter, service: Service) -> None:
     @router.post(
         "/reembed",
         status_code=ACCEPTED,
+        openapi_extra=body_of(schemas.ReembedRequest, required=False),
         responses={ACCEPTED: {"model": JobObject}, **FAILURES},
     )
     async def reembed_collection(request: Request, collection: str) -> Response:
-        """Embed all rows of a collection again, by a job; the old vectors are found until the new ones are there."""
+        """Embed all rows of a collection again, by a job; the old vectors are found until the new ones are there.
+
+        With a model, they are embedded with that one into another collection.
+        """
         caller = await _admit(service, request)
-        asked = IndexRequest(collection=named(collection), reembed=True)
+        body = await read(request, schemas.ReembedRequest, optional=True)
+        asked = IndexRequest(
+            collection=named(collection), reembed=True, model=body.model or "", into=body.into or ""
+        )
         return _job((await service.index_jobs.create(caller, asked))[0])
 
 
@@ -232,8 +239,11 @@ def named(collection: str) -> str:
     Raises:
         NotFound: it cannot be one, or is a vector store.
     """
-    if not NAME.fullmatch(collection) or collection in RESERVED or is_store(collection):
-        raise NotFound(f"there is no collection {collection[:REPEATED]!r}", param="collection")
+    if not is_name(collection):
+        reason = f"{collection[:REPEATED]!r} cannot be the name of a collection: {rule()}"
+        raise NotFound(reason, param="collection")
+    if is_store(collection):
+        raise NotFound(f"there is no collection {collection!r}", param="collection")
     return collection
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
 from flowbed.server.api.openapi import FAILURES, body_of
-from flowbed.server.api.schemas import EmbeddingList, EmbeddingsBody
+from flowbed.server.api.schemas.embeddings import EmbeddingList, EmbeddingsBody
 from flowbed.server.http.rate_limit_headers import allowance_headers
 from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import JSON, RawResponse

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from flowbed.server.api.admin import require_admin
 from flowbed.server.api.openapi import FAILURES
-from flowbed.server.api.schemas import EventTaken
+from flowbed.server.api.schemas.events import EventTaken
 from flowbed.server.http.errors import TooLarge
 from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import ACCEPTED, json

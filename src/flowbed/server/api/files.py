@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
 from flowbed.errors import Rejected
-from flowbed.server.api.batch_schemas import FileDeleted, FileForm, FileList, FileObject, FilesQuery
 from flowbed.server.api.openapi import FAILURES, form_of, query_of
-from flowbed.server.api.schemas import model_of
+from flowbed.server.api.schemas.batches import FileDeleted, FileForm, FileList, FileObject, FilesQuery
+from flowbed.server.api.schemas.shapes import model_of
 from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import json
 from flowbed.server.http.uploads import Upload

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
 
-from flowbed.server.api.schemas import Readiness
+from flowbed.server.api.schemas.health import Readiness
 from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import json
 

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
 from flowbed.errors import Rejected
-from flowbed.server.api.job_schemas import EventsQuery, JobEventList
 from flowbed.server.api.openapi import FAILURES, query_of
-from flowbed.server.api.schemas import model_of
+from flowbed.server.api.schemas.jobs import EventsQuery, JobEventList
+from flowbed.server.api.schemas.shapes import model_of
 from flowbed.server.http.connection import KEY as CONNECTION
 from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import json

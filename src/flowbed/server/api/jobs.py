@@ -11,7 +11,8 @@ from fastapi import APIRouter, Request, Response
 from flowbed.errors import Rejected
 from flowbed.ledger.index_jobs import shown_state
 from flowbed.server.api.files import page
-from flowbed.server.api.job_schemas import (
+from flowbed.server.api.openapi import FAILURES, body_of, query_of
+from flowbed.server.api.schemas.jobs import (
     JobCancel,
     JobChange,
     JobList,
@@ -20,8 +21,7 @@ from flowbed.server.api.job_schemas import (
     JobsQuery,
     TextItem,
 )
-from flowbed.server.api.openapi import FAILURES, body_of, query_of
-from flowbed.server.api.schemas import model_of
+from flowbed.server.api.schemas.shapes import model_of
 from flowbed.server.api.search import read
 from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import ACCEPTED, json
@@ -127,6 +127,8 @@ def asked_of(body: JobRequest, key: str | None) -> IndexRequest:
         documents=[_document(each) for each in items],
         files=[JobFile(file=file, id=file)] if file else [],
         reembed=body.reembed,
+        model=body.model or "",
+        into=body.into or "",
         capacity=body.chunking.capacity if body.chunking else None,
         priority=body.priority,
         metadata=body.metadata or {},
@@ -190,6 +192,8 @@ def shown(row: IndexJobRow, *, ahead: int | None = None, now: int | None = None)
         "status": shown_state(row),
         "stage": None if row.ended else row.stage,
         "collection": row.collection,
+        "model": row.model or None,
+        "into": row.target or None,
         "priority": row.priority,
         "metadata": orjson.loads(row.metadata),
         "chunking": orjson.loads(row.chunking),

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from flowbed.errors import NotFound
 from flowbed.server.api.openapi import FAILURES
-from flowbed.server.api.schemas import ModelList, ModelObject
+from flowbed.server.api.schemas.embeddings import ModelList, ModelObject
 from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import json
 

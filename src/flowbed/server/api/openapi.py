@@ -2,21 +2,64 @@
 
 from __future__ import annotations
 
+import copy
+import json
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from flowbed.server.api.schemas import ErrorResponse
+from fastapi import FastAPI
+
+from flowbed.server.api.schemas.errors import ErrorResponse
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-# Possible responses of every route behind the gate.
+REFERENCE = "#/components/schemas/{model}"
+_ERROR = {"application/json": {"schema": {"$ref": REFERENCE.format(model=ErrorResponse.__name__)}}}
+# Possible responses of every route behind the gate. Were their model named here, FastAPI would make validators of it
+# for each route, which takes a third of the time in which the application is made.
 FAILURES: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorResponse, "description": "Refused; the message says what to change."},
+    "4XX": {"content": _ERROR, "description": "Refused; the message says what to change."},
     "5XX": {
-        "model": ErrorResponse,
+        "content": _ERROR,
         "description": "Failed; where asking again may help, Retry-After says when.",
     },
 }
+
+# Of each route: parameters, a body, and the answer with its status and media type (JSON if none is named).
+EXAMPLES = "examples.json"
+
+
+class DescribedApplication(FastAPI):
+    """An application whose OpenAPI document has an example of each route's request and answer."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the document, made once."""
+        if self.openapi_schema is not None:
+            return self.openapi_schema
+        document: dict[str, Any] = super().openapi()
+        error = ErrorResponse.model_json_schema(ref_template=REFERENCE)
+        document["components"]["schemas"].update(error.pop("$defs"), **{ErrorResponse.__name__: error})
+        examples = json.loads(files(__package__).joinpath(EXAMPLES).read_text("utf-8"))
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                _exemplify(operation, examples.get(f"{method.upper()} {path}", {}))
+        return document
+
+
+def _exemplify(operation: dict[str, Any], example: dict[str, Any]) -> None:
+    """Add an example to the description of a route."""
+    given = example.get("parameters", {})
+    for parameter in operation.get("parameters", ()):
+        if parameter["name"] in given:
+            parameter["example"] = given[parameter["name"]]
+    if "body" in example:
+        # The first kind of body is the one that most clients send.
+        next(iter(operation["requestBody"]["content"].values()))["example"] = example["body"]
+    if "answer" in example:
+        content = operation["responses"][str(example["status"])]["content"]
+        content[example.get("media", "application/json")]["example"] = example["answer"]
 
 
 def body_of(shape: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
@@ -28,7 +71,7 @@ def body_of(shape: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
 
 def form_of(shape: type[BaseModel]) -> dict[str, Any]:
     """Describe a form that the route reads itself; forms have no null, so optional fields are left out."""
-    schema = _schema(shape)
+    schema = copy.deepcopy(_schema(shape))
     for field in schema["properties"].values():
         kinds = [kind for kind in field.pop("anyOf", []) if kind != {"type": "null"}]
         field.update(kinds[0] if kinds else {})
@@ -49,8 +92,12 @@ def query_of(shape: type[BaseModel]) -> dict[str, Any]:
     }
 
 
+@cache
 def _schema(shape: type[BaseModel]) -> dict[str, Any]:
-    """Return a schema with nested schemas inlined: their references would not resolve in the whole document."""
+    """Return a schema with nested schemas inlined: their references would not resolve in the whole document.
+
+    It must not be changed: all applications of a process share it.
+    """
     schema = shape.model_json_schema()
     shapes = schema.pop("$defs", {})
 

@@ -8,14 +8,14 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from flowbed.errors import NotFound, Rejected
-from flowbed.records.vector_stores import is_store
+from flowbed.records.names import NAME, is_store
 from flowbed.server.api.openapi import FAILURES, body_of, query_of
-from flowbed.server.api.schemas import FieldsQuery, FieldsResponse, SearchRequest, SearchResponse, model_of
+from flowbed.server.api.schemas.search import FieldsQuery, FieldsResponse, SearchRequest, SearchResponse
+from flowbed.server.api.schemas.shapes import known_fields, model_of
 from flowbed.server.http.errors import TooLarge
 from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import json
 from flowbed.server.http.wire import read_object
-from flowbed.settings.project import NAME
 
 if TYPE_CHECKING:
     from typing import TypeVar
@@ -129,7 +129,7 @@ async def read(
 ) -> Shape:
     """Read a body of at most `most` bytes and validate it against a schema; an `optional` one may be empty.
 
-    Null fields are left out unless `nulls` says something by them.
+    Null fields are left out, if they are in the schema, unless `nulls` says something by them.
 
     Raises:
         TooLarge: it is far larger than a valid one.
@@ -141,4 +141,9 @@ async def read(
         raise TooLarge(f"The body of the request has {len(body):,} bytes; this path takes {most:,}.")
     if optional and not body:
         return model_of(shape, {})
-    return model_of(shape, read_object(body, context.headers.get(b"content-type", b""), nulls=nulls))
+    fields = read_object(body, context.headers.get(b"content-type", b""), nulls=True)
+    known = known_fields(shape)
+    return model_of(
+        shape,
+        {name: each for name, each in fields.items() if nulls or each is not None or name not in known},
+    )

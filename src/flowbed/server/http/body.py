@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import ClientDisconnect
 
 from flowbed.server.http.errors import Overloaded, TooLarge, TooSlow
-from flowbed.services.inputs import require_few_values
+from flowbed.services.embedding.inputs import require_few_values
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping

@@ -10,7 +10,7 @@ from starlette.responses import Response
 if TYPE_CHECKING:
     from flowbed.server.http.rate_limit_headers import Headers
 
-ACCEPTED = 202
+CREATED, ACCEPTED = 201, 202
 JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 
 

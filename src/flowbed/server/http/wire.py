@@ -12,7 +12,7 @@ from pybase64 import b64encode
 from flowbed.errors import Rejected
 from flowbed.records.serving import EmbeddingsRequest
 from flowbed.server.http.errors import Unsupported
-from flowbed.services.inputs import require_few
+from flowbed.services.embedding.inputs import require_few
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

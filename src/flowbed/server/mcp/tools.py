@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from flowbed.bed import Flowbed
+    from flowbed.maintenance.inspect import BedStatus
     from flowbed.records import Hit, IndexedText
 
 INSTRUCTIONS = (
@@ -89,7 +91,7 @@ def mcp_server(project: Tools, *, may_change: bool) -> MCPServer[Any]:
     @server.tool(annotations=READS, structured_output=False)
     async def status() -> str:
         """List collections with their rows, versions and freshness, sources, and what waits or failed."""
-        state = await _checked(project().status())
+        state = _state(await _checked(project().status()))
         return _json({"status": state, "sources": await _checked(project().sources())})
 
     @server.tool(annotations=READS, structured_output=False)
@@ -130,6 +132,15 @@ def _text(row: Hit | IndexedText) -> dict[str, Any]:
     metadata = dict(row.metadata)
     link = metadata.pop("url", None)
     return said | ({} if link is None else {"link": link}) | {"metadata": metadata}
+
+
+def _state(status: BedStatus) -> dict[str, Any]:
+    """Say how a project is; times as people write them, since agents misread microseconds."""
+    said: dict[str, Any] = plain(status)
+    for each in said["collections"].values():
+        updated = datetime.fromtimestamp(each["updated"] / 1e6, UTC)
+        each["updated"] = updated.isoformat("T", "seconds") if each["updated"] else None
+    return said
 
 
 def _json(value: Any) -> str:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request, Response
 
 from flowbed.errors import NotFound
+from flowbed.records.names import NAME, is_store
 from flowbed.records.plain import plain
-from flowbed.records.vector_stores import is_store
 from flowbed.server.api.openapi import FAILURES, body_of, query_of
-from flowbed.server.api.schemas import model_of
+from flowbed.server.api.schemas.shapes import model_of
 from flowbed.server.api.search import REPEATED, read
 from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import json
@@ -27,7 +27,6 @@ from flowbed.server.page.schemas import (
     VersionList,
     WhyQuery,
 )
-from flowbed.settings.project import NAME
 
 if TYPE_CHECKING:
     from flowbed.records.serving import Caller

@@ -1,4 +1,4 @@
-"""/v1/collections/{collection}/map: the collection as points in a plane, and the rows of some points."""
+"""/v1/collections/{collection}/map: the collection as points in a plane, and the rows of some points or of an area."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from flowbed.server.api.search import read
 from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import RawResponse, json
 from flowbed.server.page.collections import named
-from flowbed.server.page.schemas import PointsRequest, RowList
+from flowbed.server.page.schemas import AreaRequest, IdList, PointsRequest, RowList
+from flowbed.services.page.maps import Area
 
 if TYPE_CHECKING:
     from flowbed.services.service import Service
@@ -53,5 +54,19 @@ def routes(service: Service) -> APIRouter:
             context_of(request.scope).caller, named(collection), version=body.version, points=body.points
         )
         return json({"rows": plain(found), "total": len(found)})
+
+    @router.post(
+        "/v1/collections/{collection}/map/ids",
+        openapi_extra=body_of(AreaRequest),
+        responses={200: {"model": IdList}, **FAILURES},
+    )
+    async def list_inside(request: Request, collection: str) -> Response:
+        """List the ids of the rows inside a path on a map, to search among them."""
+        body = await read(request, AreaRequest)
+        area = Area(path=body.path, by=body.by, without=body.without)
+        found = await maps.inside(
+            context_of(request.scope).caller, named(collection), version=body.version, area=area
+        )
+        return json({"ids": found})
 
     return router

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from flowbed.server.api.schemas import Closed, EventFailure
+from flowbed.server.api.schemas.events import EventFailure  # noqa: TC001 - pydantic evaluates it
+from flowbed.server.api.schemas.shapes import Closed
 from flowbed.server.page.schemas import CollectionShown  # noqa: TC001 - pydantic evaluates it
 
 
@@ -189,9 +190,30 @@ class KeyUseShown(KeyShown):
 
 
 class KeyList(BaseModel):
-    """Every key, oldest first."""
+    """Every key, oldest first, and the tiers that a new one can have."""
 
     keys: list[KeyUseShown]
+    tiers: list[str]
+
+
+class KeyRequest(Closed):
+    """A key to create."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100, examples=["search page"])]
+    tier: Annotated[str, Field(min_length=1, max_length=64)] = "default"
+    models: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=256)]],
+        Field(
+            default_factory=list, max_length=100, description="The models that it may use; none means all."
+        ),
+    ]
+    admin: Annotated[bool, Field(description="Grant the admin scope.")] = False
+
+
+class KeyCreated(KeyShown):
+    """A new key with its secret, which is in this answer alone."""
+
+    secret: str
 
 
 class RollbackRequest(Closed):

@@ -14,13 +14,15 @@ from flowbed.server.api.openapi import FAILURES, body_of
 from flowbed.server.api.search import read
 from flowbed.server.http.connection import KEY as CONNECTION
 from flowbed.server.http.errors import Overloaded
-from flowbed.server.http.responses import ACCEPTED, json
+from flowbed.server.http.responses import ACCEPTED, CREATED, json
 from flowbed.server.page.collections import named
 from flowbed.server.page.operation_schemas import (
     Batches,
     ChecklistShown,
     FlowShown,
+    KeyCreated,
     KeyList,
+    KeyRequest,
     KeyShown,
     LetterList,
     Retried,
@@ -124,7 +126,19 @@ def routes(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
     @router.get("/keys", responses={200: {"model": KeyList}, **FAILURES})
     async def list_keys() -> Response:
         """List the keys, their limits and their use of today; no secrets."""
-        return json({"keys": [_use(each) for each in await operating.keys()]})
+        return json({"keys": [_use(each) for each in await operating.keys()], "tiers": operating.tiers})
+
+    @router.post(
+        "/keys",
+        status_code=CREATED,
+        openapi_extra=body_of(KeyRequest),
+        responses={CREATED: {"model": KeyCreated}, **FAILURES},
+    )
+    async def create_key(request: Request) -> Response:
+        """Create a key; the answer has its secret, which is not stored."""
+        body = await read(request, KeyRequest)
+        row, secret = await operating.create(body.name, tier=body.tier, models=body.models, admin=body.admin)
+        return json({**_key(row), "secret": secret}, status=CREATED)
 
     @router.post("/keys/{key}/revoke", responses={200: {"model": KeyShown}, **FAILURES})
     async def revoke_key(key: str) -> Response:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flowbed.server.api.schemas import Closed
+from flowbed.server.api.schemas.shapes import Closed
 
 Version = Annotated[int, Field(ge=1, le=2**53)]
 Around = Annotated[int, Field(ge=0, le=50)]
@@ -95,6 +95,30 @@ class PointsRequest(Closed):
 
     version: Annotated[int, Field(ge=1, le=2**53)]
     points: Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], Field(min_length=1, max_length=200)]
+
+
+Corner = Annotated[list[Annotated[float, Field(ge=-1, le=2)]], Field(min_length=2, max_length=2)]
+
+
+class AreaRequest(Closed):
+    """A path on the map of a version, as corners [x, y] in its plane of [0, 1], without points of some groups."""
+
+    version: Annotated[int, Field(ge=1, le=2**53)]
+    path: Annotated[
+        list[Corner],
+        Field(min_length=3, max_length=256, examples=[[[0.2, 0.2], [0.8, 0.2], [0.5, 0.9]]]),
+    ]
+    by: Annotated[Literal["topic", "source"], Field(description="What `without` are places of.")] = "topic"
+    without: Annotated[
+        list[Annotated[int, Field(ge=0, le=255)]],
+        Field(default_factory=list, max_length=256, description="Groups whose points do not count."),
+    ]
+
+
+class IdList(BaseModel):
+    """Ids of rows, for a filter with `$id`."""
+
+    ids: list[str]
 
 
 class AroundQuery(Query):

@@ -20,7 +20,7 @@ from flowbed.errors import (
 )
 from flowbed.services.batches.input_lines import inputs_of
 from flowbed.services.batches.output import LineOutcome, answered_line, request_id
-from flowbed.services.inputs import ITEMS_MOST, TOKENS_MOST
+from flowbed.services.embedding.inputs import ITEMS_MOST, TOKENS_MOST
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from flowbed.records.serving import Caller, EmbeddingsRequest, EmbeddingsResult
     from flowbed.services.batches.input_lines import InputLine, LocalCopy
-    from flowbed.services.embeddings import EmbeddingService
+    from flowbed.services.embedding.embeddings import EmbeddingService
     from flowbed.services.models import Models
 
 # Inputs and tokens of one call of a local model: some tenths of a second on two cores. While interactive requests come,

@@ -10,11 +10,13 @@ import orjson
 from flowbed.errors import NotFound
 from flowbed.records.serving import Caller
 from flowbed.services.batches.answering import JobStopped
+from flowbed.services.batches.deaths import DEATHS_MOST, forget_deaths
 from flowbed.services.batches.input_lines import InputCheck, InputFault, copied
 from flowbed.services.batches.job_owner import JobOwner
 from flowbed.services.batches.output import OutputParts
 from flowbed.services.batches.result_files import ResultFiles
-from flowbed.services.served_model import allow
+from flowbed.services.embedding.served_model import allow
+from flowbed.telemetry import log
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -68,8 +70,12 @@ class JobExecution:
         worker: str,
         monotonic: Callable[[], float],
         done: Callable[[int, int], None],
+        deaths: int = 0,
     ) -> None:
-        """Continue `row`; `done` receives how many lines of each part were answered, and how many failed."""
+        """Continue `row`; `done` receives how many lines of each part were answered, and how many failed.
+
+        `deaths` processes have died at the job since it got on.
+        """
         self._row, self._service, self._embedder = row, service, embedder
         self._ledger: Ledger = service.bed.ledger
         self._parts = OutputParts(service.bed.store, row.id)
@@ -78,6 +84,7 @@ class JobExecution:
         self._done = done
         self._owner = JobOwner(self._ledger.keys, row.owner)
         self._revoked = False
+        self.deaths = deaths
         self.yielding = False
 
     def yield_place(self) -> None:
@@ -92,6 +99,8 @@ class JobExecution:
             Yielded: `yield_place` was called; everything answered so far is counted.
             Transient: the store or the ledger cannot be reached.
         """
+        if self.deaths >= DEATHS_MOST and await self._has_given_up():
+            return
         row = self._row
         if row.state != VALIDATING and row.line == row.total:
             await self._finish(None)
@@ -152,6 +161,7 @@ class JobExecution:
         async with self._service.jobs.queueing:
             if await self._fits(check.tokens):
                 await self._save(state=IN_PROGRESS, model=check.model, total=lines, queued=check.tokens)
+                await self._forget_deaths()
                 return
         message = (
             f"Enqueued token limit reached for {check.model}: this batch has about {check.tokens:,} tokens,"
@@ -168,8 +178,7 @@ class JobExecution:
 
     async def _answer_lines(self, copy: LocalCopy, caller: Caller) -> None:
         """Answer the remaining lines until none is left, the job expires, or it is cancelled."""
-        while self._row.line < self._row.total and (part := await self._parts.find(self._row.line)):
-            await self._count(part)
+        await self._count_written()
         while self._row.line < self._row.total and not await self._has_ended():
             if self.yielding:
                 raise Yielded
@@ -205,7 +214,10 @@ class JobExecution:
         # Writing the files again must give the same files: they expire relative to the end of the work.
         since = self._stamps().get(row.state, row.created)
         reason = REVOKED if self._revoked and end == CANCELLED else UNANSWERED.get(end)
-        output, errors = await self._results.write(row, copy, reason=reason, since=since)
+        output = errors = ""
+        # Where writing the files is what kills, a job without them is better than one that never ends.
+        if self.deaths < 2 * DEATHS_MOST:
+            output, errors = await self._results.write(row, copy, reason=reason, since=since)
         await self._save(
             state=end,
             output=output,
@@ -214,10 +226,37 @@ class JobExecution:
             ended=self._clock(),
             queued=0,
         )
+        await self._forget_deaths()
         await self._parts.drop()
 
     async def _fail(self, faults: Sequence[InputFault]) -> None:
         await self._finish(None, faults)
+
+    async def _has_given_up(self) -> bool:
+        """Fail a job that kills its workers, unless it got on: who waits is told, and what was answered is kept."""
+        await self._count_written()
+        row, deaths = self._row, self.deaths
+        if not deaths:
+            return False
+        work = f"answered line {row.line + 1:,} of {row.total:,} and those after it"
+        if row.state == VALIDATING:
+            work = f"checked its input file {row.input}"
+        elif row.line == row.total:
+            work = "wrote its output file"
+        left = "The answers until then are kept: send the other lines" if row.line else "Send its lines"
+        message = (
+            f"{deaths} processes of the server died, one after the other, while they {work}, so that may be what"
+            f" kills them; the log of their machines says what of, often that memory ran out. {left} in a new batch,"
+            " in smaller requests."
+        )
+        log.error("batch %s has failed: %s", row.id, message)
+        await self._fail([InputFault(code="server_error", message=message)])
+        return True
+
+    async def _count_written(self) -> None:
+        """Count the parts that a killed process has written, and not counted."""
+        while self._row.line < self._row.total and (part := await self._parts.find(self._row.line)):
+            await self._count(part)
 
     async def _count(self, part: OutputPart) -> None:
         """Count a part that is in the store."""
@@ -231,6 +270,12 @@ class JobExecution:
             queued=row.queued * (left - part.lines) // left,
         )
         self._done(part.lines - part.failed, part.failed)
+        await self._forget_deaths()
+
+    async def _forget_deaths(self) -> None:
+        if self.deaths:
+            await forget_deaths(self._ledger, self._row.id)
+            self.deaths = 0
 
     async def _must_stop(self) -> bool:
         return await self._has_ended() or self.yielding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import hashlib
 from array import array
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ import orjson
 
 from flowbed.embedding.token_counts import estimate_tokens
 from flowbed.errors import Error, Rejected
-from flowbed.services.inputs import most_tokens, require_few_values
+from flowbed.services.embedding.inputs import most_tokens, require_few_values
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
@@ -159,7 +160,8 @@ def fields_of(raw: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         fields = None
     if not isinstance(fields, dict):
-        raise Rejected("This line is not parseable as valid JSON.", code="invalid_json_line")
+        hint = " It looks like UTF-16: save the file as UTF-8." if b"\0" in raw else ""
+        raise Rejected(f"This line is not parseable as valid JSON.{hint}", code="invalid_json_line")
     return fields
 
 
@@ -241,6 +243,8 @@ class LocalCopy:
     def _line(self, line: bytes, *, ended: bool) -> None:
         start, self._written = self._written, self._written + len(line) + ended
         self._number += 1
+        if start == 0 and line.startswith(codecs.BOM_UTF8):  # as editors on Windows write it
+            start, line = len(codecs.BOM_UTF8), line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             return
         if self._seen is not None and len(line) > self._longest:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # The workflow that executes jobs, and its queue.
 WORKFLOW, QUEUE = "job", "jobs"
+JOBS = "batch_"  # what ids of jobs begin with
 WINDOW = "24h"
 WINDOW_US = 86_400_000_000
 
@@ -71,7 +72,7 @@ class JobService:
             )
         now = self._clock()
         row = JobRow(
-            id=new_id("batch_", self._secret()),
+            id=new_id(JOBS, self._secret()),
             owner=owner,
             tier=caller.tier,
             input=input.id,

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from flowbed.ledger.workers import HoldsWorkers
 from flowbed.records.tasks import LAST, Task
 from flowbed.services.batches.answering import LineEmbedder
+from flowbed.services.batches.deaths import SUSPECT, deaths_at, note_death
 from flowbed.services.batches.execution import LEASE_SECONDS, JobExecution, LeaseLost, Yielded
 from flowbed.services.batches.fair_scheduling import jobs_to_yield
-from flowbed.services.batches.jobs import WORKFLOW, task_of
+from flowbed.services.batches.jobs import JOBS, WORKFLOW, task_of
 from flowbed.services.batches.output import FOLDER, drop_folder
 from flowbed.telemetry import log
 
@@ -31,6 +32,8 @@ SWEEP_SECONDS = 3_600.0
 LOOK_SECONDS = 1.0
 # Jobs that one process executes concurrently; each has its input on local disk.
 AT_ONCE = 8
+# Seconds until a suspect is no longer taken for what kills this process: others need not wait for its provider.
+PROBATION = 60.0
 
 
 def _ignore(completed: int, failed: int) -> None:
@@ -74,6 +77,7 @@ class BatchJobs:
         self._done = done
         self._places = AT_ONCE if places is None else places
         self._running: dict[str, _RunningJob] = {}  # oldest first
+        self._suspects: dict[str, float] = {}  # jobs at which processes died, and when they were begun here
         self._tending: asyncio.Task[None] | None = None
 
     async def waiting(self) -> Sequence[Task]:
@@ -85,17 +89,42 @@ class BatchJobs:
         row = await self._rows.get(key)
         if row is None or row.ended or key in self._running:
             return ()
+        deaths = await deaths_at(self._service.bed.ledger, key)
+        if deaths < SUSPECT:
+            return await self._begin(row, deaths)
+        if self._is_watching_another(key):
+            return ()  # it still waits: the sweep finds it again
+        self._suspects[key] = self._monotonic()
+        try:
+            return await self._begin(row, deaths)
+        finally:
+            del self._suspects[key]
+
+    def _is_watching_another(self, key: str) -> bool:
+        """Tell whether another suspect was begun here, and may still be what kills this process."""
+        for name, begun in self._suspects.items():
+            job = self._running.get(name)
+            cleared = job is not None and job.execution.deaths < SUSPECT
+            if name == key or not (cleared or self._monotonic() - begun > PROBATION):
+                return True
+        return False
+
+    async def _begin(self, row: JobRow, deaths: int) -> Sequence[Task]:
+        """Claim a job and execute it."""
+        key = row.id
         claiming = asyncio.create_task(self._claim(row))
         try:
-            row = await asyncio.shield(claiming)
+            held = await asyncio.shield(claiming)
         except asyncio.CancelledError:
             # A lease that is being taken would be held by nobody who knows of it.
-            if (row := await claiming) is not None:
-                await self._execution(row).release()
+            if (held := await claiming) is not None:
+                await self._execution(held, deaths).release()
             raise
-        if row is None:
+        if held is None:
             return ()
-        execution = self._execution(row)
+        if row.worker:  # it did not give the job back
+            deaths = await note_death(self._service.bed.ledger, key)
+        row, execution = held, self._execution(held, deaths)
         self._running[key] = _RunningJob(row.owner, execution, asyncio.current_task())
         if self._tending is None:
             self._tending = asyncio.create_task(self._tend(), name="jobs")
@@ -107,7 +136,7 @@ class BatchJobs:
                 self._tending.cancel()
                 self._tending = None
 
-    def _execution(self, row: JobRow) -> JobExecution:
+    def _execution(self, row: JobRow, deaths: int) -> JobExecution:
         return JobExecution(
             row,
             self._service,
@@ -115,6 +144,7 @@ class BatchJobs:
             worker=self._worker,
             monotonic=self._monotonic,
             done=self._done,
+            deaths=deaths,
         )
 
     async def _tend(self) -> None:
@@ -193,9 +223,8 @@ class BatchJobs:
             await execution.release()
             raise
         except Exception:
-            with contextlib.suppress(
-                Exception
-            ):  # the first failure is the one to raise, and the lease expires
+            # The first failure is the one to raise; the lease expires if it is not released.
+            with contextlib.suppress(Exception):
                 await execution.release()
             raise
         return ()
@@ -227,6 +256,8 @@ class FileRetention:
         await self._service.files.sweep()
         store = self._service.bed.store
         for job in await store.folders(FOLDER):
+            if not job.startswith(JOBS):  # not of a batch, whatever it is
+                continue
             row = await self._service.bed.ledger.jobs.get(job)
             if row is None or row.ended:
                 await drop_folder(store, f"{FOLDER}/{job}")

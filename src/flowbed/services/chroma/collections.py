@@ -12,7 +12,7 @@ import orjson
 
 from flowbed.errors import Damaged, NotFound, Rejected
 from flowbed.index.active_space import live_collection
-from flowbed.records.vector_stores import is_store
+from flowbed.records.names import is_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

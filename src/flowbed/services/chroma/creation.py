@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected, Transient
+from flowbed.records.names import is_store
 from flowbed.records.precomputed import PrecomputedRows
-from flowbed.records.vector_stores import is_store
 from flowbed.services.chroma.collections import KEY, CollectionSettings, read_settings
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 
 from flowbed.errors import Rejected
 from flowbed.services.chroma.where import to_filter
-from flowbed.services.served_model import allow
+from flowbed.services.embedding.served_model import allow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

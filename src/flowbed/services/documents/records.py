@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from flowbed.errors import Misconfigured, NotFound, Rejected
-from flowbed.records.vector_stores import is_store
+from flowbed.records.names import is_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,9 +11,9 @@ import orjson
 from flowbed.chunking import Rules
 from flowbed.errors import NotFound
 from flowbed.pipeline import ConfiguredSource
-from flowbed.records.vector_stores import is_store
+from flowbed.records.names import is_store
 from flowbed.records.written import WrittenDocument, documents_source
-from flowbed.services.inputs import most_tokens
+from flowbed.services.embedding.inputs import most_tokens
 from flowbed.services.jobs.documents import InputDocuments
 
 if TYPE_CHECKING:

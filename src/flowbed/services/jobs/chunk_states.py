@@ -78,7 +78,7 @@ async def read_collection_states(ledger: Ledger, collection: str) -> ChunkStates
         for each in marks:
             source = sources.get(each.batch, "")
             if source and not is_precomputed(source):
-                found.add(_row(collection, source, each))
+                found.add(row_of_mark(collection, source, each))
     return found
 
 
@@ -99,7 +99,8 @@ async def requeue_collection(ledger: Ledger, collection: str, *, now: int) -> Ch
     return await read_collection_states(ledger, collection)
 
 
-def _row(collection: str, source: str, mark: ChunkMark) -> ChunkRow:
+def row_of_mark(collection: str, source: str, mark: ChunkMark) -> ChunkRow:
+    """Return what a mark tells of a chunk as a row."""
     return ChunkRow(
         collection=collection,
         id=mark.id,

@@ -250,7 +250,7 @@ class IndexJobExecution:
         from flowbed.pipeline.run import tidy
 
         tally = RunStats()
-        await commit_readable(self.row.collection, context, tally)
+        await commit_readable(self.row.target or self.row.collection, context, tally)
         for error in tally.unreadable.values():
             raise error
         await tidy(context, tally)

@@ -108,6 +108,7 @@ class JobFollowing:
 
 async def _events_of(follower: _Follower, until: asyncio.Event) -> AsyncIterator[IndexJobEvent | None]:
     ended = asyncio.create_task(until.wait())
+    new: asyncio.Task[bool] | None = None
     try:
         while not (until.is_set() or follower.dropped):
             while follower.events:
@@ -123,5 +124,7 @@ async def _events_of(follower: _Follower, until: asyncio.Event) -> AsyncIterator
             new.cancel()
             if not done:
                 yield None
-    finally:
-        ended.cancel()
+    finally:  # also of a follower that is cut off while it waits
+        for each in (new, ended):
+            if each is not None:
+                each.cancel()

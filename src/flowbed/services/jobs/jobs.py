@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from flowbed.errors import Conflict, Forbidden, Misconfigured, NotFound
-from flowbed.index.active_space import require_collection
+from flowbed.errors import Conflict, Forbidden, Misconfigured, NotFound, Rejected
+from flowbed.index.active_space import live_collection, require_collection
 from flowbed.ledger.index_jobs import HoldsIndexJobs, IndexJobRow
-from flowbed.records.vector_stores import is_store
+from flowbed.records.names import is_store
+from flowbed.services.embedding.served_model import allow
 from flowbed.services.files import IDS, new_id
 from flowbed.services.jobs.execution import JobParts
 from flowbed.services.jobs.following import JobFollowing
@@ -18,7 +19,6 @@ from flowbed.services.jobs.notes import note
 from flowbed.services.jobs.requests import FOLDER, KeyReused, encode, input_key
 from flowbed.services.jobs.tasks import task_of
 from flowbed.services.jobs.undo import replaced_key
-from flowbed.services.served_model import allow
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -100,6 +100,8 @@ class IndexJobService:
             tier=caller.tier,
             collection=request.collection,
             kind=request.kind,
+            model=self._spec(caller, request.model) if request.model else "",
+            target=request.into,
             created=now,
             key=self._key(now, request.priority),
             fingerprint=fingerprint,
@@ -285,6 +287,34 @@ class IndexJobService:
             )
         if request.reembed:
             await require_collection(self._bed.store, request.collection)
+        if request.into and (
+            is_store(request.into) or await live_collection(self._bed.store, request.into) is not None
+        ):
+            raise Rejected(
+                f"There is a collection {request.into} already: name one that there is not, since vectors of two models"
+                " are never mixed.",
+                param="into",
+            )
+
+    def _spec(self, caller: Caller, name: str) -> str:
+        """Return a served model as vendor:model, if the caller may use it.
+
+        Raises:
+            NotFound: no served model has that name.
+            Forbidden: the caller may not use it.
+        """
+        serving = self._serving
+        wanted = serving.aliases.get(name, name)
+        for spec in serving.models:
+            names = {spec, spec.partition(":")[2]}
+            if wanted in names:
+                allow(name, names | {name}, caller, serving)
+                return spec
+        raise NotFound(
+            f"The model `{name[:80]}` is not served: `models` in [serve] names those that are.",
+            param="model",
+            code="model_not_found",
+        )
 
 
 def index_jobs_of(ledger: Ledger) -> IndexJobs:

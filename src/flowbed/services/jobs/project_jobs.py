@@ -78,6 +78,8 @@ class ProjectJobs:
         texts: Sequence[str | Mapping[str, Any]] = (),
         files: Sequence[str | Path] = (),
         reembed: bool = False,
+        model: str = "",
+        into: str = "",
         capacity: int | None = None,
         priority: int = PRIORITY,
         metadata: Mapping[str, str] | None = None,
@@ -91,6 +93,8 @@ class ProjectJobs:
                 and `metadata`. A document of the same id is replaced.
             files: files to copy and to read as a source of files reads them; the id of each is its name.
             reembed: write every row of the collection again from its stored text.
+            model: with `reembed`, one of the models in `[serve]` to embed the rows with, as vendor:model.
+            into: the new collection for the vectors of that model; the old one stays as it is.
             capacity: most tokens of a chunk.
             priority: 0 to 100; higher is sooner.
             metadata: the job's own.
@@ -107,6 +111,8 @@ class ProjectJobs:
                 documents=[_document(each) for each in texts],
                 files=[await self._stored(service.files, Path(each)) for each in files],
                 reembed=reembed,
+                model=model,
+                into=into,
                 capacity=capacity,
                 priority=priority,
                 metadata=metadata or {},

@@ -13,6 +13,7 @@ from flowbed.chunking.metadata import require_scalar
 from flowbed.errors import NotFound, Rejected
 from flowbed.ledger.text import require_storable
 from flowbed.records import canonical
+from flowbed.records.names import is_name, rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +64,8 @@ class JobFile:
 class IndexRequest:
     """What to write into a collection: documents, stored files, and ids of documents to remove; or `reembed` it.
 
+    With a `model`, a collection is embedded with that one `into` another collection, which has a space of its own.
+
     `capacity` is the most tokens of a chunk, None for the default. `metadata` is the job's own. A repeated request with
     the same `idempotency` key makes no other job.
     """
@@ -72,6 +75,8 @@ class IndexRequest:
     files: Sequence[JobFile] = ()
     removed: Sequence[str] = ()
     reembed: bool = False
+    model: str = ""
+    into: str = ""
     capacity: int | None = None
     priority: int = PRIORITY
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -89,7 +94,10 @@ class IndexRequest:
     @property
     def fingerprint(self) -> str:
         """Return 64 hex digits over everything but the idempotency key."""
-        return hashlib.sha256(canonical({**asdict(self), "idempotency": None})).hexdigest()
+        said = {**asdict(self), "idempotency": None}
+        if not self.model:  # as before there were other models
+            del said["model"], said["into"]
+        return hashlib.sha256(canonical(said)).hexdigest()
 
     @property
     def chunking(self) -> dict[str, int]:
@@ -111,6 +119,8 @@ class IndexRequest:
         Raises:
             Rejected: something is missing, too much, or not storable; `param` names it.
         """
+        _check_name(self.collection, "collection")
+        _check_name(self.into or self.collection, "into")
         ids = [*(each.id for each in self.documents), *(each.id for each in self.files), *self.removed]
         if not (ids or self.reembed):
             raise Rejected(
@@ -140,6 +150,12 @@ class IndexRequest:
         self._check_options()
 
     def _check_options(self) -> None:
+        if bool(self.model) != bool(self.into) or (self.model and not self.reembed):
+            raise Rejected(
+                "To embed a collection with another model, send reembed, the model, and into: the name of a new"
+                " collection, since vectors of two models are never mixed.",
+                param="into" if self.model else "model",
+            )
         if self.capacity is not None and not LEAST_CAPACITY <= self.capacity <= MOST_CAPACITY:
             raise Rejected(
                 f"The capacity of a chunk must be {LEAST_CAPACITY} to {MOST_CAPACITY:,} tokens.",
@@ -158,6 +174,11 @@ class IndexRequest:
         return max(
             1, sum(1 + len(each.text) // CHUNK_CHARACTERS for each in self.documents) + len(self.files)
         )
+
+
+def _check_name(collection: str, param: str) -> None:
+    if not is_name(collection):
+        raise Rejected(f"{collection[:80]!r} cannot be the name of a collection: {rule()}.", param=param)
 
 
 def _check_id(id_: str) -> None:

@@ -10,6 +10,7 @@ from flowbed.ledger.index_jobs import STAGES
 from flowbed.records.tasks import LAST, Task
 from flowbed.services.jobs.execution import IndexJobExecution
 from flowbed.services.jobs.lease import LEASE_SECONDS, LeaseLost
+from flowbed.services.jobs.reembedding import ReembeddingExecution
 from flowbed.services.jobs.tasks import queue_of, task_of
 from flowbed.telemetry import log
 
@@ -65,7 +66,8 @@ class IndexJobStage:
         row = await self._jobs.parts.rows.claim([self.workflow], worker=self._worker, now=now, until=until)
         if row is None:
             return ()
-        execution = IndexJobExecution(row, self._jobs.parts, worker=self._worker, monotonic=self._monotonic)
+        kind = ReembeddingExecution if row.target else IndexJobExecution
+        execution = kind(row, self._jobs.parts, worker=self._worker, monotonic=self._monotonic)
         try:
             await execution.run()
         except LeaseLost:

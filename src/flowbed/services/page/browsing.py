@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from flowbed.errors import Damaged, Error, NotFound
+from flowbed.errors import Damaged, NotFound
 from flowbed.index.active_space import readable_collections, require_collection
 from flowbed.index.datasets import FileMissing, blocking
-from flowbed.index.versions import newest_manifest, state
+from flowbed.index.versions import last_written, state
 from flowbed.records import IndexedText
-from flowbed.records.vector_stores import is_store
-from flowbed.services.served_model import allow
+from flowbed.records.names import is_store
+from flowbed.services.embedding.served_model import allow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -196,18 +196,11 @@ class BrowseService:
             rows=now.rows,
             unindexed_rows=now.unindexed_rows,
             version=now.version,
-            updated=await self._updated(live),
+            updated=await last_written(live, store=self._bed.store),
             space=live.space.space8,
             model=live.space.model,
             dimensions=live.space.dimensions,
         )
-
-    async def _updated(self, live: Live) -> int:
-        try:
-            found = await newest_manifest(live, store=self._bed.store)
-        except Error:
-            return 0  # the rows could be counted; when they were written is not worth a failure
-        return 0 if found is None else found.modified
 
 
 def _texts(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from flowbed.errors import NotFound
 from flowbed.index.active_space import require_collection
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from flowbed.services.project import Project
 
 KEPT = 4  # maps: a megabyte or two each at 100,000 points
+
+
+@dataclass(frozen=True, kw_only=True)
+class Area:
+    """A path of corners (x, y) in a map's plane, without the points of some places in its sources or topics."""
+
+    path: Sequence[Sequence[float]]
+    by: Literal["topic", "source"] = "topic"
+    without: Sequence[int] = ()
 
 
 class MapService:
@@ -55,6 +65,22 @@ class MapService:
         """
         from flowbed.index.projection.reading import texts_at
 
+        kept = await self._kept_at(caller, collection, version)
+        return await texts_at(kept, points)
+
+    async def inside(self, caller: Caller, collection: str, *, version: int, area: Area) -> list[str]:
+        """Return the ids of the rows inside an area of a map that was returned, at most as many as a filter takes.
+
+        Raises:
+            NotFound: the collection has another version now.
+            Rejected: the area has more rows.
+        """
+        from flowbed.index.projection.reading import ids_inside
+
+        kept = await self._kept_at(caller, collection, version)
+        return await ids_inside(kept, area.path, by=area.by, without=area.without)
+
+    async def _kept_at(self, caller: Caller, collection: str, version: int) -> Projection:
         await self._browse.require(caller)
         live = await self._bed.reader().live(collection)
         kept = None if live is None else self._kept.get((live.key, version))
@@ -66,7 +92,7 @@ class MapService:
                 f" {kept.version}; ask for the map again",
                 code="map_gone",
             )
-        return await texts_at(kept, points)
+        return kept
 
     async def _newest(self, live: Live) -> int:
         found = await self._bed.reader().datasets.reading(live, lambda dataset: dataset.version())

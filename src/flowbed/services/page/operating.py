@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flowbed.errors import Misconfigured, Rejected
 from flowbed.ledger.rows import day_of
+from flowbed.services.keys import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -102,6 +104,26 @@ class OperatingService:
             KeyUse(key=row, limits=self._serving.tiers.get(row.tier), used=used.get(row.id, 0))
             for row in rows
         ]
+
+    @property
+    def tiers(self) -> list[str]:
+        """The tiers that a key can have."""
+        return sorted({DEFAULT, *self._serving.tiers})
+
+    async def create(
+        self, name: str, *, tier: str, models: Collection[str], admin: bool
+    ) -> tuple[KeyRow, str]:
+        """Create a key, and return it with its secret, which is not stored.
+
+        Raises:
+            Rejected: the name is blank, or the settings lack the tier or a model.
+        """
+        try:
+            return await self._keys.create(
+                name, secret=self._bed.secret, tier=tier, models=models, admin=admin
+            )
+        except Misconfigured as error:
+            raise Rejected(str(error)) from error
 
     async def revoke(self, key: str) -> KeyRow:
         """Revoke a key for good.

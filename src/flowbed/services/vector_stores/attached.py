@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 # https://platform.openai.com/docs/api-reference/vector-stores-file-batches/createBatch
 BATCH_FILES = 2_000
 AT_ONCE = 64  # files that are looked up at a time
+# Files that are read, embedded and committed together: a commit takes as long for one as for a hundred. Then another
+# store gets its turn, and what workers that die later had done counts as done.
+FILES_TOGETHER = 128
+# The code of a file that failed for no reason of its own.
+FAULT = "server_error"
 
 
 @dataclass(frozen=True, kw_only=True)

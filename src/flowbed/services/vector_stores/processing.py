@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import orjson
@@ -18,7 +19,8 @@ from flowbed.ledger.vector_stores import COMPLETED, FAILED
 from flowbed.pipeline import ConfiguredSource
 from flowbed.records.written import WrittenDocument, documents_source
 from flowbed.services.batches.job_owner import JobOwner
-from flowbed.services.vector_stores.attached import read_texts
+from flowbed.services.vector_stores.attached import FAULT, FILES_TOGETHER, read_texts
+from flowbed.services.vector_stores.deaths import forget_deaths, note_death
 from flowbed.services.vector_stores.filters import metadata_of
 from flowbed.sources.files.formats import is_parsed
 from flowbed.sources.files.stored import StoredFile, StoredFiles
@@ -36,44 +38,62 @@ if TYPE_CHECKING:
 
 # Seconds for which a process holds a store without renewing.
 LEASE_SECONDS = 30.0
-# Files that are read, embedded and committed together: a commit takes as long for one as for a hundred.
-FILES_TOGETHER = 128
 # A file that could not be indexed within this time (µs), because no provider answers, has failed: its owner waits.
 PATIENCE_US = 86_400_000_000
-INVALID, UNSUPPORTED, FAULT = "invalid_file", "unsupported_file", "server_error"
+INVALID, UNSUPPORTED = "invalid_file", "unsupported_file"
+
+
+class Worked(Enum):
+    """How a turn of a store ended: `DONE` or held elsewhere, to be gone on with, or waiting for a provider."""
+
+    DONE = "done"
+    GOES_ON = "goes on"
+    WAITS = "waits"
 
 
 class StoreProcessing:
     """Does the work of stores; each is held by one process at a time."""
 
-    def __init__(self, bed: Project, quotas: QuotaService, parsers: Parsers) -> None:
+    def __init__(
+        self,
+        bed: Project,
+        quotas: QuotaService,
+        parsers: Parsers,
+    ) -> None:
         """Work on the stores of `bed`; the tokens of files count against the `quotas` of their owners."""
         self._bed, self._quotas, self._parsers = bed, quotas, parsers
         self._stores, self._files = bed.ledger.vector_stores, bed.ledger.vector_store_files
         self._worker = bed.worker()
 
-    async def due(self) -> Sequence[str]:
-        """Return the ids of the stores that have work."""
+    async def due(self) -> Sequence[VectorStoreRow]:
+        """Return the stores that have work, oldest first."""
         return await self._stores.due(now=self._bed.clock())
 
-    async def process(self, store: str) -> bool:
-        """Do what a store has to do; return whether all is done, or another process does it.
+    def is_free(self, row: VectorStoreRow) -> bool:
+        """Tell whether no other process that may live holds a store."""
+        return row.worker in {"", self._worker} or row.until < self._bed.clock() or self._bed.dead(row.worker)
+
+    async def process(self, store: str) -> Worked:
+        """Do what a store has to do, for one turn.
 
         Raises:
             Transient: the same call may succeed later.
         """
         async with self._held(store) as row:
             if row is None:
-                return True
+                return Worked.DONE
             if row.deleted or 0 < row.expires() <= self._bed.clock():
                 await self._files.remove(row.id)
             while rows := await self._files.working(row.id, limit=FILES_TOGETHER):
                 if not await self._work(row, rows):
-                    return False
+                    return Worked.WAITS
+                await forget_deaths(self._bed.ledger, row.id)
+                if len(rows) == FILES_TOGETHER:
+                    return Worked.GOES_ON
             if row.deleted:
                 await self._bed.document_steps().erase(row.id)
                 await self._stores.release(row.id, worker=self._worker, ended=self._bed.clock())
-            return True
+            return Worked.DONE
 
     @asynccontextmanager
     async def _held(self, store: str) -> AsyncIterator[VectorStoreRow | None]:
@@ -94,6 +114,7 @@ class StoreProcessing:
         now = self._bed.clock()
         row = await self._stores.get(store)
         if row is not None and row.worker and self._bed.dead(row.worker):
+            await note_death(self._bed.ledger, store)
             await self._stores.release(store, worker=row.worker)
         return await self._stores.hold(
             store, worker=self._worker, now=now, until=now + round(LEASE_SECONDS * 1e6)

@@ -10,7 +10,7 @@ import orjson
 
 from flowbed.errors import NotFound, Rejected
 from flowbed.ledger.vector_stores import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, VectorStoreRow
-from flowbed.records.vector_stores import new_store_id
+from flowbed.records.names import new_store_id
 from flowbed.services.files import IDS
 from flowbed.services.jobs.requests import KeyReused
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flowbed.sources.apis import cursors
@@ -52,7 +52,10 @@ def announced(before: dict[int, Position], after: dict[int, Position]) -> dict[i
         own = found.setdefault(
             number, Position(id=number, key=each.key, notation=each.notation, options=each.options)
         )
-        if not each.names() <= own.names():
+        if not all(
+            getattr(each, kind).keys() <= getattr(own, kind).keys()
+            for kind in ("issues", "wikis", "documents")
+        ):
             own.swept = 0
         own.issues = {**{name: (id_, 0, 0) for name, (id_, _, _) in each.issues.items()}, **own.issues}
         own.wikis = {**dict.fromkeys(each.wikis, (0, 0)), **own.wikis}
@@ -62,7 +65,8 @@ def announced(before: dict[int, Position], after: dict[int, Position]) -> dict[i
 
 def written(positions: dict[int, Position]) -> str:
     """Return positions as a cursor."""
-    return cursors.written({str(each.id): asdict(each) for each in positions.values()})
+    # Not `asdict`, which copies every entry: a cursor is written three times for each page.
+    return cursors.written({str(each.id): vars(each) for each in positions.values()})
 
 
 def read(cursor: str) -> dict[int, Position]:
@@ -84,3 +88,8 @@ def _position(fields: dict[str, Any]) -> Position:
 def documents(positions: dict[int, Position]) -> set[str]:
     """Return the ids of all documents that were found so far."""
     return {name for each in positions.values() for name in each.names()}
+
+
+def places(positions: dict[int, Position]) -> set[str]:
+    """Return the numbers of the projects."""
+    return set(map(str, positions))

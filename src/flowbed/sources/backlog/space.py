@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Entry, Page, Problem
-from flowbed.records.values import listing, suggestion
+from flowbed.records.values import listing
+from flowbed.sources.apis.choice import Choice, chosen
 from flowbed.sources.apis.estimate import in_words
 from flowbed.sources.apis.following import Following, following
 from flowbed.sources.backlog import position as stored
@@ -17,6 +18,7 @@ from flowbed.sources.backlog.api import BacklogApi, NoAnswer, Withheld, open_htt
 from flowbed.sources.backlog.links import linked_in_space
 from flowbed.sources.backlog.position import Position
 from flowbed.sources.backlog.project import ProjectReading
+from flowbed.sources.backlog.reading import Reading
 from flowbed.sources.backlog.rendering import REVISION, Rendering, document
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
     from flowbed.records import Document, Linked
     from flowbed.sources.apis.raw_answers import RawAnswers
-    from flowbed.sources.backlog.project import Found
+    from flowbed.sources.backlog.reading import Found
 
 # What was kept is used as long as this is the same: increase it whenever something else is kept.
 KEPT = "2"
@@ -68,11 +70,21 @@ class Space:
             positions = {}
         http = open_http(self.base_url, self.token)
         async with following(
-            stored, positions, http=http, raw=self.raw, vendor="Backlog", options=KEPT
+            stored,
+            cursor,
+            positions,
+            origin=self.base_url,
+            http=http,
+            raw=self.raw,
+            vendor="Backlog",
+            options=KEPT,
         ) as found:
             api = BacklogApi(http=http, sleep=self.sleep)
-            projects = await open_projects(api, self.base_url, self.projects)
-            fetch = _Fetch(source=self, api=api, projects=projects, found=found, began=api.date)
+            before = {str(number): each.key for number, each in found.positions.items()}
+            projects, choice = await open_projects(api, self.base_url, self.projects, before)
+            fetch = _Fetch(
+                source=self, api=api, projects=projects, choice=choice, found=found, began=api.date
+            )
             async with aclosing(fetch.pages()) as pages:
                 async for page in pages:
                     yield page
@@ -82,7 +94,7 @@ class Space:
         http = open_http(self.base_url, self.token)
         try:
             api = BacklogApi(http=http, sleep=self.sleep, waits=())
-            projects = await open_projects(api, self.base_url, self.projects)
+            projects, _ = await open_projects(api, self.base_url, self.projects, {})
             lines = [
                 f"{self.base_url}: reads {listing([_label(each) for each in projects], none='no project')}"
             ]
@@ -100,8 +112,13 @@ class Space:
         return linked_in_space(link, self.base_url, stored.read(cursor))
 
 
-async def open_projects(api: BacklogApi, space: str, wanted: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the projects to read; `wanted` are their keys, empty: all that are not archived.
+async def open_projects(
+    api: BacklogApi, space: str, wanted: Sequence[str], before: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], Choice]:
+    """Return the projects to read, and what is known of all that are chosen.
+
+    `wanted` are their keys, empty: all that are not archived. `before` has the keys of those that were read before, by
+    their numbers.
 
     Raises:
         Misconfigured: the key is refused, or a project that is wanted does not exist.
@@ -112,32 +129,40 @@ async def open_projects(api: BacklogApi, space: str, wanted: Sequence[str]) -> l
     except Withheld as error:
         raise Misconfigured(f"{space} does not exist, or is no space of Backlog: {error}") from error
     found = [each for each in listed if isinstance(each.get("id"), int)]
+    shown = [(str(each["id"]), _label(each)) for each in found]
     if not wanted:
-        return [each for each in found if each.get("archived") is not True]
-    known = {str(each.get("projectKey")).casefold(): each for each in found}
-    for key in wanted:
-        if key.casefold() not in known:
-            names = [str(each.get("projectKey")) for each in found]
-            raise Misconfigured(
+        choice = Choice(shown=tuple(str(each["id"]) for each in found if each.get("archived") is not True))
+    else:
+
+        def unknown(key: str, suggestion: str) -> Misconfigured:
+            sees = ", ".join(sorted(label for _, label in shown)) or "no project"
+            return Misconfigured(
                 f"project {key!r} does not exist in {space}, or the member whose key it is does not take part in it"
-                f"{suggestion(key, names)}; the key sees: {', '.join(sorted(names)) or 'no project'}"
+                f"{suggestion}; the key sees: {sees}"
             )
-    return [known[key.casefold()] for key in dict.fromkeys(wanted)]
+
+        choice = chosen(
+            wanted, shown, before, option="the option projects", unknown=unknown, folded=str.casefold
+        )
+    projects = {str(each["id"]): each for each in found}
+    return [projects[each] for each in choice.shown], choice
 
 
 @dataclass(kw_only=True)
 class _Fetch:
-    """One fetch, which `began` then by Backlog's clock; `unread` are the projects that it has not come to."""
+    """One fetch, which `began` then by Backlog's clock; `unread` counts the projects that it has not come to."""
 
     source: Space
     api: BacklogApi
     projects: list[dict[str, Any]]
+    choice: Choice
     found: Following[dict[int, Position]]
     began: int
     unread: int = 0
 
     async def pages(self) -> AsyncGenerator[Page]:
         following = self.found
+        self._leave_out()
         self._report_unseen()
         for number, project in enumerate(self.projects, start=1):
             self.unread = len(self.projects) - number
@@ -147,14 +172,27 @@ class _Fetch:
             yield page
         labels = listing([_label(each) for each in self.projects], none="no project")
         for page in following.last_pages(
-            complete=(following.first or following.again) and not following.trouble,
+            whole=True,
+            wanted={each: (f"{each}#", f"{each}/") for each in self.choice.all},
+            read=self.choice.shown,
+            named=bool(self.source.projects),
             empty=f"there are no issues, wiki pages or documents in {labels}",
         ):
             yield page
 
+    def _leave_out(self) -> None:
+        """Forget the projects that the options leave out."""
+        positions = self.found.positions
+        wanted = {int(each) for each in self.choice.all}
+        for number in positions.keys() - wanted if self.source.projects else ():
+            self.found.forget(positions.pop(number).names())
+
     def _report_unseen(self) -> None:
         """Name the projects that were read before, and are not shown any more; and say why there is none."""
-        if not self.projects:
+        for problem in self.choice.problems:
+            self.found.trouble = True
+            self.found.problems.append(problem)
+        if not self.projects and not self.source.projects:
             self._trouble(
                 "projects", "the key sees no project that is not archived: its member has to take part in one"
             )
@@ -164,7 +202,7 @@ class _Fetch:
                 self._trouble(
                     f"project {position.key or number}",
                     "is not shown any more: it was archived or deleted, or the key may not see it; what is indexed"
-                    " of it is kept",
+                    " of it is kept: name the other projects in the option projects to delete it",
                 )
 
     def _trouble(self, subject: str, reason: str) -> None:
@@ -176,18 +214,17 @@ class _Fetch:
         number = project["id"]
         position = self.found.positions.get(number, Position(id=number)).copy()
         position.options = str(REVISION)
-        reading = ProjectReading(
+        reading = Reading(
             api=self.api,
-            project=project,
             position=position,
             # By Backlog's clock, since it is compared with the times of changes.
             now=self.api.date or self.source.clock() // 1_000_000,
-            sweep=self.source.sweep,
             label=_label(project),
         )
+        whole = ProjectReading(reading=reading, project=project, sweep=self.source.sweep)
         self.api.left = partial(self._left, reading)
         try:
-            async for found in reading.pages():
+            async for found in whole.read():
                 self._take(project, found)
                 self.found.positions[number] = position.copy()
                 for page in self.found.pages() if self.found.full else ():
@@ -199,11 +236,14 @@ class _Fetch:
             self._trouble(
                 _label(project), f"{said}; what is indexed of it is kept, and the next run tries again"
             )
-        self.found.trouble |= reading.trouble
+            reading.trouble = True
+        if reading.trouble:
+            self.found.trouble = True
+            self.found.troubled.add(str(number))
         for page in self.found.pages():
             yield page
 
-    def _left(self, reading: ProjectReading, rest: float) -> str:
+    def _left(self, reading: Reading, rest: float) -> str:
         """Say how many calls are left at least, and how long they take at the pace so far."""
         # A project that was not begun is one call at least.
         calls = reading.left() + self.unread
@@ -242,13 +282,7 @@ class _Fetch:
 
     def _repeated(self) -> Iterator[Page]:
         """List everything that this fetch has not listed, as Backlog answered it before."""
-        wanted = {each["id"] for each in self.projects}
-        known = {
-            name
-            for number, each in self.found.positions.items()
-            if number in wanted or not self.source.projects
-            for name in each.names()
-        }
+        known = stored.documents(self.found.positions)
         for name, body in self.found.raw.answers() if self.found.raw else ():
             if name in known and name not in self.found.seen:
                 self._entry(name, body)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import sqlite3
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import orjson
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Entry, Page, Problem, canonical
 from flowbed.records.values import suggestion
-from flowbed.sources.discord.export_files import export_files, read_head, read_messages, stamp
+from flowbed.sources.discord.export_files import OtherJson, export_files, read_head, read_messages, stamp
 from flowbed.sources.discord.links import linked_in_export
 from flowbed.sources.discord.messages import (
     REVISION,
@@ -72,6 +72,14 @@ class Export:
         async for page in in_threads(self._pages(cursor)):
             yield page
 
+    def require_place(self) -> None:
+        """Check that the exports are there.
+
+        Raises:
+            Misconfigured: they are not, or cannot be read.
+        """
+        export_files(self.location, self.folder)
+
     def linked(self, link: str, cursor: str) -> Linked | None:  # noqa: ARG002 - an export is read as a whole
         """Return what a link to a message points to."""
         return linked_in_export(link, self._parents)
@@ -105,7 +113,8 @@ class Export:
         yield Page(
             cursor=state if trusted and reading.messages else "",
             # What a range of dates does not have may exist all the same.
-            complete=steady and not reading.partial,
+            complete=steady and bool(reading.kept or not reading.partial),
+            kept=tuple(reading.kept) if reading.partial else (),
             empty="" if reading.messages else _why_empty(files, self.channels),
         )
 
@@ -115,21 +124,29 @@ class Export:
             try:
                 heads[name] = read_head(path)
             except (Rejected, OSError) as error:
-                yield Problem(subject=name, reason=_why(error), skipped=True), 0
-        chosen = self._chosen(heads)
+                # Other JSON never was an export. Anything else may have been that of any channel, which is then kept.
+                other = isinstance(error, OtherJson)
+                reading.unread |= not other
+                yield Problem(subject=name, reason=_why(error), skipped=other), 0
+        missing: list[Problem] = []
+        chosen = self._chosen(heads, missing if reading.unread else None)
+        yield from ((problem, 0) for problem in missing)
         places = list(dict.fromkeys(head.place for head in chosen.values()))
         # A file that is deleted at the end; pages are made in several threads, one after the other.
         with closing(sqlite3.connect("", check_same_thread=False)) as database:
             database.execute(_TABLE)
             for name, head in chosen.items():
                 reading.partial |= head.partial
+                if self.channels:
+                    place = head.place
+                    reading.kept.append(f"{place.channel}/{place.thread and f't/{place.thread}'}")
                 number = places.index(head.place)
                 for problem in _read_file(name, files[name], head, number, database, reading):
                     yield problem, 0
             yield from _documents(places, database)
 
-    def _chosen(self, heads: Mapping[str, Head]) -> Mapping[str, Head]:
-        """Return the files of the channels to read.
+    def _chosen(self, heads: Mapping[str, Head], missing: list[Problem] | None) -> Mapping[str, Head]:
+        """Return the files of the channels to read; those without a file are put into `missing`, where it is given.
 
         Raises:
             Misconfigured: one that the options name does not exist.
@@ -143,7 +160,10 @@ class Export:
             if name
         }
         for name in self.channels:
-            if name not in known:
+            if name not in known and missing is not None:
+                reason = "no file that can be read is of this channel; what is indexed of it is kept"
+                missing.append(Problem(subject=name, reason=reason, skipped=True))
+            elif name not in known:
                 raise Misconfigured(
                     f"{self.location} has no channel {name!r}{suggestion(name, known)}; it has: "
                     f"{', '.join(sorted(set(known.values()))) or 'none'}"
@@ -157,11 +177,17 @@ class Export:
 
 @dataclass(kw_only=True)
 class _Reading:
-    """One fetch: how many messages were found, whether something was `trouble`, and whether dates are left out."""
+    """One fetch: how many messages were found, whether something was `trouble`, and whether dates are left out.
+
+    `unread` says that a file may be an export, and cannot be read. `kept` is how ids of documents of the channels begin
+    that the options name.
+    """
 
     messages: int = 0
     trouble: bool = False
     partial: bool = False
+    unread: bool = False
+    kept: list[str] = field(default_factory=list)
 
 
 def _read_file(

@@ -36,6 +36,10 @@ _ASSETS = ".json_Files"
 _THREADS = frozenset({"GuildNewsThread", "GuildPublicThread", "GuildPrivateThread", "10", "11", "12"})
 
 
+class OtherJson(Rejected):
+    """A file is JSON of something else, and never was an export."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Head:
     """What an export says of itself; a `partial` one has the messages of a range of dates. `messages` is an offset."""
@@ -83,7 +87,8 @@ def read_head(path: Path) -> Head:
     """Read what an export says of itself.
 
     Raises:
-        Rejected: it is no export in the format Json.
+        OtherJson: it is no export in the format Json.
+        Rejected: it cannot be read as one: it may be an export that is being written.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
@@ -92,7 +97,9 @@ def read_head(path: Path) -> Head:
         raise Rejected(why_not_text(start, final=False))
     found = _MESSAGES.search(start)
     if found is None:
-        raise Rejected("is no export of DiscordChatExporter in the format Json: it has no list of messages")
+        if len(start) < HEAD_BYTES:
+            parse_record(start)
+        raise OtherJson("is no export of DiscordChatExporter in the format Json: it has no list of messages")
     _, head = parse_record(
         start[: found.start()].removeprefix(codecs.BOM_UTF8).rstrip().removesuffix(b",") + b"}"
     )

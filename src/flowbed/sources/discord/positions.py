@@ -18,7 +18,8 @@ class Position:
     below which the next check of old days goes on. `whole` says that nothing older than `filled` was there. `days` has
     the days with a document. `archived` is when all archived threads were listed last, and `threads_listed` when those
     were that had been archived since. `threads` has of each thread a
-    hash of what the listing says of it, when it was read, and a hash of the message that it was begun on, or 0.
+    hash of what the listing says of it, when it was read, and a hash of the message that it was begun on, or 0. `name`
+    is what the channel was called then.
     """
 
     filled: int | None = None
@@ -27,6 +28,7 @@ class Position:
     whole: bool = False
     archived: int = 0
     threads_listed: int = 0
+    name: str = ""
     days: set[int] = field(default_factory=set)
     threads: dict[str, Thread] = field(default_factory=dict)
 
@@ -39,7 +41,7 @@ def announced(before: dict[str, Position], after: dict[str, Position]) -> dict[s
     """Return a copy of positions `before`, with the documents of those `after` as if they had changed since."""
     found = {name: each.copy() for name, each in before.items()}
     for name, each in after.items():
-        own = found.setdefault(name, Position())
+        own = found.setdefault(name, Position(name=each.name))
         own.days |= each.days
         own.threads = {**dict.fromkeys(each.threads, (0, 0, 0)), **own.threads}
     return found
@@ -51,7 +53,7 @@ def written(positions: dict[str, Position]) -> str:
         {
             name: [
                 *(each.filled, each.listed, each.swept, each.whole, each.archived, each.threads_listed),
-                *(*cursors.packed(each.days), each.threads),
+                *(*cursors.packed(each.days), each.threads, each.name),
             ]
             for name, each in positions.items()
         }
@@ -69,11 +71,14 @@ def read(cursor: str) -> dict[str, Position]:
                 whole=whole,
                 archived=archived,
                 threads_listed=threads_listed,
+                name=label[0] if label else "",
                 days=cursors.unpacked(first, bits),
                 threads={thread: (state, at, mark) for thread, (state, at, mark) in threads.items()},
             )
             for name, fields in cursors.read(cursor).items()
-            for filled, listed, swept, whole, archived, threads_listed, first, bits, threads in [fields]
+            for filled, listed, swept, whole, archived, threads_listed, first, bits, threads, *label in [
+                fields
+            ]
         }
     except (ValueError, TypeError, AttributeError):
         return {}
@@ -83,3 +88,8 @@ def documents(positions: dict[str, Position]) -> set[str]:
     """Return the ids of all documents that were found so far, with threads that have no text."""
     days = {f"{name}/{day_key(day)}" for name, each in positions.items() for day in each.days}
     return days | {f"{name}/t/{thread}" for name, each in positions.items() for thread in each.threads}
+
+
+def places(positions: dict[str, Position]) -> set[str]:
+    """Return the ids of the channels."""
+    return set(positions)

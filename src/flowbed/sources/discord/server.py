@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Misconfigured
 from flowbed.records import Problem
-from flowbed.records.values import suggestion
+from flowbed.records.values import listing
+from flowbed.sources.apis.choice import Choice, chosen
 from flowbed.sources.discord.api import UNKNOWN_GUILD, DiscordRefusal
 from flowbed.sources.discord.messages import is_id
 from flowbed.sources.discord.text import Names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from flowbed.sources.discord.api import DiscordApi
 
@@ -48,20 +49,26 @@ class Channel:
 class Server:
     """The channels to read, and how things are called; `date` is Discord's time, in seconds since 1970.
 
-    `threads` are the active threads by the id of their channel.
+    `threads` are the active threads by the id of their channel. `wanted` are the ids of the channels to read, with
+    those that are not shown any more.
     """
 
     id: str
     name: str
     date: int
     channels: tuple[Channel, ...]
+    wanted: tuple[str, ...]
     names: Names
     threads: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
 
-async def open_server(api: DiscordApi, server: str, wanted: Sequence[str]) -> Server:
+async def open_server(
+    api: DiscordApi, server: str, wanted: Sequence[str], before: Mapping[str, str] | None = None
+) -> Server:
     """Ask what there is in a server. `wanted` are names or ids of channels; empty: all.
+
+    `before` has the names of the channels that were read before, by their ids.
 
     Raises:
         Misconfigured: the token is refused, the server or a channel that is wanted does not exist, or the bot may not
@@ -94,16 +101,19 @@ async def open_server(api: DiscordApi, server: str, wanted: Sequence[str]) -> Se
     for each in threads_of(active):
         threads.setdefault(each["parent_id"], []).append(each)
         names[each["id"]] = _name(each)
-    chosen = _chosen(found, wanted) if wanted else found
-    problems = []
-    if not chosen:
+    choice = (
+        _chosen(found, wanted, before or {}) if wanted else Choice(shown=tuple(each.id for each in found))
+    )
+    problems = [*choice.problems]
+    if not found:
         reason = "the bot sees no channel with messages, so nothing is read; give its role the permission View Channels"
         problems.append(Problem(subject="channels", reason=reason, skipped=True))
     return Server(
         id=server,
         name=_name(guild),
         date=api.date,
-        channels=tuple(chosen),
+        channels=tuple(each for each in found if each.id in choice.shown),
+        wanted=choice.all,
         names=Names(channels=names, roles={each["id"]: _name(each) for each in _objects(guild.get("roles"))}),
         threads=threads,
         problems=tuple(problems),
@@ -130,16 +140,16 @@ def threads_of(answer: object) -> list[dict[str, Any]]:
     return [each for each in _objects(listed) if is_id(each.get("parent_id"))]
 
 
-def _chosen(found: Sequence[Channel], wanted: Sequence[str]) -> list[Channel]:
-    known = {name: each for each in found for name in (each.name, each.id)}
-    for name in wanted:
-        if name not in known:
-            raise Misconfigured(
-                f"channel {name!r} does not exist in this server, or the bot cannot see it{suggestion(name, known)};"
-                " check the name, and give the role of the bot the permission View Channels there"
-            )
-    # Several channels may have the same name.
-    return [each for each in found if {each.name, each.id} & set(wanted)]
+def _chosen(found: Sequence[Channel], wanted: Sequence[str], before: Mapping[str, str]) -> Choice:
+    def unknown(name: str, suggestion: str) -> Misconfigured:
+        return Misconfigured(
+            f"channel {name!r} does not exist in this server, or the bot cannot see it{suggestion}; check the name, and"
+            " give the role of the bot the permission View Channels there; it sees:"
+            f" {listing(sorted(each.name for each in found), none='no channel')}"
+        )
+
+    shown = [(each.id, each.name) for each in found]
+    return chosen(wanted, shown, before, option="the option channels", unknown=unknown)
 
 
 def _name(value: dict[str, Any]) -> str:

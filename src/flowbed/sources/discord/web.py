@@ -16,11 +16,12 @@ from flowbed.sources.apis.following import Following, following
 from flowbed.sources.apis.turns import Work, in_turns
 from flowbed.sources.discord import positions as stored
 from flowbed.sources.discord.api import DiscordApi, DiscordRefusal, NoAnswer, open_http
+from flowbed.sources.discord.history import Content, Found
 from flowbed.sources.discord.limits import Limits
 from flowbed.sources.discord.links import linked_in_server
 from flowbed.sources.discord.messages import Place, etag, read_document
 from flowbed.sources.discord.positions import Position
-from flowbed.sources.discord.reading import ChannelReading, Content, Found
+from flowbed.sources.discord.reading import ChannelReading
 from flowbed.sources.discord.server import WITH_MESSAGES, open_server
 
 if TYPE_CHECKING:
@@ -65,10 +66,18 @@ class Web:
         """
         http = open_http(self.base_url, self.token)
         async with following(
-            stored, stored.read(cursor), http=http, raw=self.raw, vendor="Discord", options=KEPT
+            stored,
+            cursor,
+            stored.read(cursor),
+            origin=f"{self.base_url} {self.server}",
+            http=http,
+            raw=self.raw,
+            vendor="Discord",
+            options=KEPT,
         ) as found:
             api = DiscordApi(http=http, limits=Limits(sleep=self.sleep, monotonic=self.monotonic))
-            server = await open_server(api, self.server, self.channels)
+            before = {name: each.name for name, each in found.positions.items()}
+            server = await open_server(api, self.server, self.channels, before)
             fetch = _Fetch(source=self, api=api, server=server, found=found, began=self.monotonic())
             async with aclosing(fetch.pages()) as pages:
                 async for page in pages:
@@ -137,12 +146,24 @@ class _Fetch:
                     yield page
         for page in self._repeated() if following.again else ():
             yield page
-        whole = all(each.position.whole and each.done for each in self.readings.values())
-        complete = (following.first or following.again) and whole and not following.trouble
-        for page in following.last_pages(complete=complete, empty=self._why_empty()):
+        read = [name for name, each in self.readings.items() if each.position.whole and each.done]
+        for page in following.last_pages(
+            whole=len(read) == len(self.readings),
+            wanted={each: (f"{each}/",) for each in self.server.wanted},
+            read=read,
+            named=bool(self.source.channels),
+            empty=self._why_empty(),
+        ):
             yield page
 
+    def _leave_out(self) -> None:
+        """Forget the channels that the options leave out."""
+        positions = self.found.positions
+        for name in positions.keys() - set(self.server.wanted) if self.source.channels else ():
+            self.found.forget(stored.documents({name: positions.pop(name)}))
+
     def _begin(self) -> None:
+        self._leave_out()
         self.found.problems += self.server.problems
         self.found.problems += self._unseen()
         self.found.trouble = bool(self.found.problems)
@@ -157,7 +178,7 @@ class _Fetch:
                 api=self.api,
                 place=Place(guild=self.server.id, channel=channel.id, label=channel.label),
                 channel=channel,
-                position=positions.get(channel.id, Position()).copy(),
+                position=replace(positions.get(channel.id, Position()).copy(), name=channel.name),
                 active=self.server.threads.get(channel.id, []),
                 end=end,
                 lookback=self.source.lookback,
@@ -180,9 +201,9 @@ class _Fetch:
         for name, position in self.found.positions.items():
             if name not in seen and (position.days or position.threads):
                 yield Problem(
-                    subject=f"channel {name}",
+                    subject=f"#{position.name}" if position.name else f"channel {name}",
                     reason="is not shown to the bot any more: it was deleted, or the bot may not see it; what is"
-                    " indexed of it is kept",
+                    " indexed of it is kept: name the other channels in the option channels to delete it",
                     skipped=True,
                     folder=f"{name}/",
                 )
@@ -204,14 +225,17 @@ class _Fetch:
                 skipped=True,
                 folder=f"{reading.channel.id}/",
             )
-            yield Found(problems=[problem], position=self.found.positions.get(reading.channel.id, Position()))
+            before = self.found.positions.get(reading.channel.id, Position(name=reading.channel.name))
+            yield Found(problems=[problem], position=before)
 
     def _take(self, place: Place, found: Found) -> None:
         """Keep what was found in a channel, and make its documents."""
         following = self.found
         following.positions[place.channel] = found.position
         following.problems += found.problems
-        following.trouble |= bool(found.problems)
+        if found.problems:
+            following.trouble = True
+            following.troubled.add(place.channel)
         for key, messages in found.documents.items():
             own = _place(place, key, found.titles.get(key, ""))
             name = f"{place.channel}/{key}"
@@ -243,9 +267,6 @@ class _Fetch:
             if name not in known or name in following.seen or not answer["messages"]:
                 continue
             label = channels[id_].label if id_ in channels else answer["channel"]
-            wanted = {id_, label.removeprefix("#")} & set(self.source.channels)
-            if self.source.channels and not wanted:
-                continue
             place = Place(guild=self.server.id, channel=id_, label=label)
             self._entry(_place(place, key, answer["title"]), key, answer["messages"])
             if following.full:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lxml import etree, html
 
 from flowbed.records.extracts import Extract
+from flowbed.sources.extraction.encodings import decoded_page
 from flowbed.sources.extraction.writer import RefusedError, Writer
 
 if TYPE_CHECKING:
@@ -39,22 +40,24 @@ def extract_html(path: Path, room: Room) -> Extract:
     """Extract a page.
 
     Raises:
-        RefusedError: it has no elements.
+        RefusedError: it has no elements, no text, or is not in the encoding that it names.
     """
-    return extract_markup(path.read_bytes(), room)
+    extract = extract_markup(path.read_bytes(), room)
+    if not any(part.text for part in extract.parts):
+        raise RefusedError("it has no text, apart from scripts, menus and footers")
+    return extract
 
 
 def extract_markup(markup: bytes, room: Room) -> Extract:
     """Extract a page from its bytes.
 
     Raises:
-        RefusedError: it has no elements.
+        RefusedError: it has no elements, or is not in the encoding that it names.
     """
-    # A page is read as what it declares to be; without that, as UTF-8.
-    declared = re.search(rb"charset\s*=|encoding\s*=", markup[:2_048], re.IGNORECASE)
-    marked = markup.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf"))
+    # Not by the parser, which stops at the first letter that an encoding lacks, such as one of Windows in Shift_JIS.
+    markup = decoded_page(markup).encode(errors="replace")
     parser = html.HTMLParser(
-        encoding=None if declared or marked else "utf-8",
+        encoding="utf-8",
         remove_comments=True,
         remove_pis=True,
         huge_tree=True,  # allows 2,048 levels instead of 256

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Increase it whenever parsers would find something else in the same file.
-REVISION = 1
+REVISION = 2
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS extracts (

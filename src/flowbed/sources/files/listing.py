@@ -12,13 +12,13 @@ from urllib.parse import quote
 import orjson
 from pathspec import GitIgnoreSpec
 
-from flowbed.errors import Misconfigured, Rejected, Unreadable
+from flowbed.errors import Error, Misconfigured, Rejected, Unreadable
 from flowbed.records import Document, Entry, Page, Problem
 from flowbed.records.extracts import CODE, EXTRACT
 from flowbed.sources.decoding import UTF16, decoded_file, why_not_file
 from flowbed.sources.files.formats import FORMATS, PDF_MAGIC, TEXT, UNREAD, missing
 from flowbed.sources.files.kept_extracts import REVISION, Kept
-from flowbed.sources.files.walk import File, Walk
+from flowbed.sources.files.walk import File, Walk, never_read
 from flowbed.sources.paging import in_pages, in_threads
 
 if TYPE_CHECKING:
@@ -80,6 +80,70 @@ class Files:
         failure = self.kept.failure
         problems = [Problem(subject=self.location, reason=failure, skipped=True)] if failure else []
         yield Page(complete=True, empty=self._why_empty(walk), problems=problems)
+
+    def require_place(self) -> None:
+        """Check that the folder or file is there; of a folder, the names at the top are read.
+
+        Raises:
+            Misconfigured: it does not exist or cannot be read.
+        """
+        next(Walk(root=self.path, left_out_by=lambda _: "unread").files(self.location), None)
+
+    def unlisted(self, document: str) -> str | None:
+        """Say why a file cannot be read, "" if it can; None if the folder has none of that name.
+
+        Blocks; of the other files it reads the names alone, in the folders above this one.
+
+        Raises:
+            Misconfigured: the folder does not exist or cannot be read.
+        """
+        named = self._left_out_by()
+        reasons: list[str] = []
+
+        def left_out_by(name: str) -> str:
+            if name != document and not (name.endswith("/") and document.startswith(name)):
+                return "another file"
+            if by := named(name):
+                reasons.append(self._why_left_out(by))
+            return by
+
+        oldest_unreliable = self.clock() * 1_000 - CLOCK_TICK_NS
+        for file in Walk(root=self.path, left_out_by=left_out_by).files(self.location):
+            if (file.subject if isinstance(file, Problem) else file.name) != document:
+                continue
+            found = self._listed(file, oldest_unreliable, set())
+            return found.reason if isinstance(found, Problem) else self._why_not_read(found)
+        if reasons:
+            return reasons[0]
+        hidden = next(filter(None, map(never_read, document.split("/"))), None)
+        return hidden if hidden and self._has(document) else None
+
+    def _has(self, document: str) -> bool:
+        """Return whether the folder has a file, also one that is never read; names that lead elsewhere are none."""
+        if any(part in {"", ".", ".."} for part in document.split("/")):
+            return False
+        try:
+            return (self.path / document).is_file()
+        except ValueError:  # a NUL character
+            return False
+
+    def _why_left_out(self, by: str) -> str:
+        """Say what an option that leaves a file out says."""
+        if by == "include":
+            return f"it fits no pattern of `include` ({', '.join(self.include)})"
+        if by == "exclude":
+            return f"`exclude` leaves it out: {', '.join(self.exclude)}"
+        return f"{self.ignore} leaves it out"
+
+    def _why_not_read(self, entry: Entry) -> str:
+        """Say why a file that is listed cannot be read; empty if it can."""
+        try:
+            entry.read()
+        except Error as error:
+            return str(error)
+        finally:
+            self.parsers.close()
+        return ""
 
     def _why_empty(self, walk: Walk) -> str:
         """Say why a walk found no file."""

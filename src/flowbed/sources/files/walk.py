@@ -79,7 +79,7 @@ class Walk:
     ) -> Iterator[File | Problem | tuple[Iterator[os.DirEntry[str]], str]]:
         """Yield what is next in a folder; a subfolder as its own entries, and the start of their names."""
         for entry in entries:
-            if entry.name.startswith(".") or entry.name in SKIPPED:
+            if never_read(entry.name):
                 self.left_out["hidden"] += 1
                 continue
             name = above + entry.name
@@ -135,6 +135,13 @@ class Walk:
             yield Problem(subject=name, reason="not a regular file", skipped=True)
         else:
             yield _file(name, Path(entry.path), status)
+
+
+def never_read(name: str) -> str:
+    """Say why a file or folder of this name is never read; empty if it may be."""
+    if name.startswith("."):
+        return "hidden files are never read"
+    return f"{name} is never read" if name in SKIPPED else ""
 
 
 def _file(name: str, path: Path, status: os.stat_result) -> File:

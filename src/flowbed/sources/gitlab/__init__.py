@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from typing import TYPE_CHECKING
 
+from flowbed.errors import Misconfigured
 from flowbed.sources.options import SourceOptions
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from flowbed.sources import Source
 
-KNOWN = ("confidential", "api", "group", "sweep_hours")
+KNOWN = ("confidential", "api", "group", "projects", "sweep_hours")
 
 
 def open_gitlab(
@@ -28,10 +29,10 @@ def open_gitlab(
 ) -> Source:
     """Open a project (`https://host/group/project`), or dumps of one: a file, a folder or a pattern.
 
-    With the option `group`, the location is that of the GitLab, and all projects of the group are read. Of the others,
-    `confidential` includes confidential issues and internal notes, `api` is the address of the API where GitLab is
-    below a path (`https://host/gitlab/api/v4`), and `sweep_hours` is after how long everything is listed again, to
-    notice deletions. A public project needs no `token`.
+    With the option `group`, the location is that of the GitLab, and all projects of the group are read, or those that
+    `projects` names. Of the others, `confidential` includes confidential issues and internal notes, `api` is the
+    address of the API where GitLab is below a path (`https://host/gitlab/api/v4`), and `sweep_hours` is after how long
+    everything is listed again, to notice deletions. A public project needs no `token`.
 
     Raises:
         Misconfigured: an option is unknown or invalid, or the location is no project.
@@ -50,9 +51,10 @@ def open_gitlab(
     sweep = values.positive_integer("sweep_hours", 24) * 3_600
     api = values.string("api", "")
 
-    def project(base_url: str, path: str, address: str) -> Project:
+    def project(base_url: str, path: str, address: str, origin: str) -> Project:
         return Project(
             location=address,
+            origin=origin,
             base_url=base_url,
             path=path,
             token=token,
@@ -65,7 +67,11 @@ def open_gitlab(
 
     if "group" not in options:
         base_url, path = addresses(location, api)
-        return project(base_url, path, location)
+        if values.strings("projects"):
+            raise Misconfigured(
+                "option 'projects' of a source of kind 'gitlab' names those of a group: give 'group' too"
+            )
+        return project(base_url, path, location, f"{base_url} {path}")
     from flowbed.sources.gitlab.group import Group
 
     base_url, path = group_addresses(location, values.string("group", ""), api)
@@ -75,6 +81,8 @@ def open_gitlab(
         path=path,
         token=token,
         rendering=rendering,
-        project=lambda below: project(base_url, below, f"{location.rstrip('/')}/{below}"),
+        projects=values.strings("projects"),
+        # Its path may change, and it is the same project.
+        project=lambda below: project(base_url, below, f"{location.rstrip('/')}/{below}", base_url),
         sleep=sleep,
     )

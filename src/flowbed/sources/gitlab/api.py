@@ -66,16 +66,33 @@ class GitLabApi:
         """
         return (await self._answer(path, query)).json
 
-    async def listed(self, path: str, *, after: str, order: str) -> AsyncIterator[list[Any]]:
+    async def project(self, name: str) -> dict[str, Any]:
+        """Return a project, by its number or its escaped path.
+
+        Raises:
+            Withheld, Misconfigured, Transient: as `get`.
+        """
+        found = await self.get(f"/projects/{name}")
+        if isinstance(found, dict) and isinstance(found.get("id"), int):
+            return {"path_with_namespace": name, "web_url": "", **found}
+        raise Transient(f"{self.http.label} answers with something that is no project")
+
+    async def listed(
+        self, path: str, *, after: str, order: str, over: Callable[[list[Any]], bool] = lambda _rows: False
+    ) -> AsyncIterator[list[Any]]:
         """Yield the rows of a listing from `after` on, in the order of `order`, which is `created` or `updated`.
 
+        `over` says of the rows of a page that those behind them do not matter.
+
         Each page begins at the time of the last row before it, so that rows that move meanwhile pull none over the end
-        of a page, and no offset grows beyond what GitLab allows. Rows may be yielded twice.
+        of a page, and no offset grows beyond what GitLab allows. More rows of one time than a page has are listed until
+        nothing is new. Rows may be yielded twice.
 
         Raises:
             Withheld, Misconfigured, Transient: as `get`.
         """
         page, anchor = 1, after
+        seen, fresh = set[object](), False
         while True:
             query: dict[str, str | int] = {
                 "order_by": f"{order}_at",
@@ -91,11 +108,21 @@ class GitLabApi:
             answer = await self._answer(path, query)
             rows = _rows(answer, path)
             yield rows
-            if not answer.headers.get("x-next-page"):
-                return
+            ids = {row.get("id") for row in rows if isinstance(row, dict)}
+            seen, fresh = seen | ids, fresh or not ids <= seen
+            is_last = not answer.headers.get("x-next-page") or over(rows)
             last = rows[-1].get(f"{order}_at") if rows and isinstance(rows[-1], dict) else None
-            # A page of rows of one time, such as a bulk edit, is left by its number.
-            page, anchor = (1, last) if isinstance(last, str) and last != anchor else (page + 1, anchor)
+            if not is_last and not (isinstance(last, str) and last != anchor):
+                page += 1  # a page of rows of one time, such as a bulk edit, is left by its number
+            elif page > 1 and fresh:
+                page, fresh = (
+                    1,
+                    False,
+                )  # one of them may have moved away, and pulled another over the end of a page
+            elif is_last:
+                return
+            else:
+                page, anchor, seen, fresh = 1, str(last), set(), False
 
     async def projects(self, group: str) -> AsyncIterator[dict[str, Any]]:
         """Yield the projects of a group and its subgroups, each once; archived ones too.

@@ -10,14 +10,17 @@ from flowbed.errors import Error, Misconfigured, Transient
 from flowbed.records import Page, Problem
 from flowbed.records.values import count, listing
 from flowbed.sources.apis import cursors
+from flowbed.sources.apis.choice import Choice, chosen
+from flowbed.sources.apis.cursors import ALL, digest
 from flowbed.sources.gitlab import position as stored
 from flowbed.sources.gitlab.api import GitLabApi, Withheld, escaped, open_http
+from flowbed.sources.gitlab.kinds import NAMES, SIGNS
 from flowbed.sources.gitlab.links import linked_in_project, place
-from flowbed.sources.gitlab.project import KINDS, NAMES, unseen
+from flowbed.sources.gitlab.project import unseen
 from flowbed.sources.gitlab.rendering import REVISION
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 
     from flowbed.records import Linked
     from flowbed.sources.gitlab.project import Project
@@ -29,13 +32,17 @@ SILENT = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A source of all projects of a group and its subgroups; `project` opens one by its path. `sleep` waits."""
+    """A source of projects of a group and its subgroups; `project` opens one by its path. `sleep` waits.
+
+    `projects` are the paths or numbers of those to read; empty: all.
+    """
 
     location: str
     base_url: str
     path: str
     token: str = field(repr=False)
     rendering: Rendering
+    projects: tuple[str, ...]
     project: Callable[[str], Project]
     sleep: Callable[[float], Awaitable[None]]
 
@@ -44,29 +51,24 @@ class Group:
 
         A project that cannot be read is reported, and the others are read.
         """
-        options = f"{REVISION} {self.rendering}"
-        known = _read(cursor, options)
-        listed = {str(each["id"]): str(each["path_with_namespace"]) for each in await self._projects()}
-        left = _Left(options=options, projects=dict(known), complete=not known)
-        left.projects |= {
-            number: (path, left.cursor(number)) for number, path in listed.items() if number in known
-        }
-        lost = [f"{path} ({number})" for number, (path, _) in known.items() if number not in listed]
-        if lost:
-            reason = (
-                "not in the group any more, or not shown to the token; what is indexed of them is kept:"
-                f" {listing(lost, none='none')}"
-            )
-            yield Page(
-                problems=[Problem(subject=self.location, reason=reason, skipped=True)], cursor=left.written()
-            )
+        left = _read(cursor, self._options, self._origin)
+        shown = {str(each["id"]): str(each["path_with_namespace"]) for each in await self._projects()}
+        choice = self._chosen(shown, {number: path for number, (path, _) in left.projects.items()})
+        listed = {number: shown[number] for number in choice.shown}
+        problems = [*choice.problems, *self._lost(left, shown)]
+        left.begin(listed, choice.all if self.projects else (*left.projects, *listed))
+        if problems:
+            yield Page(problems=problems, cursor=left.written())
+        if not shown:
+            reason = "the group has no projects, or shows the token none"
+            problem = Problem(subject=self.location, reason=reason, skipped=True)
+            yield Page(problems=[problem], cursor=left.written())
         silent = 0
         for number, path in listed.items():
             try:
                 async with aclosing(self._pages(path, left.cursor(number))) as pages:  # type: ignore[type-var]
                     async for page in pages:
                         yield left.taken(number, path, page)
-                left.ended()
                 silent = 0
             except (Transient, Misconfigured) as error:
                 silent += isinstance(error, Transient)
@@ -74,21 +76,69 @@ class Group:
                     isinstance(error, Misconfigured) and not isinstance(error.__cause__, Withheld)
                 ):
                     raise
-                left.complete = False
                 yield Page(problems=[_problem(self.location, path, error)], cursor=left.written())
-        yield left.last_page()
+        yield left.last_page(choice, named=bool(self.projects))
+
+    def _chosen(self, shown: Mapping[str, str], known: Mapping[str, str]) -> Choice:
+        """Return the projects to read, by their numbers.
+
+        Raises:
+            Misconfigured: the option names one that the group does not have.
+        """
+        if not self.projects:
+            return Choice(shown=tuple(shown))
+
+        def unknown(name: str, suggestion: str) -> Misconfigured:
+            return Misconfigured(
+                f"project {name!r} is not in group {self.path} of {self.location}, or the token may not see it"
+                f"{suggestion}; its projects are: {listing(sorted(shown.values()), none='none')}"
+            )
+
+        below = f"{self.path}/".casefold()
+        wanted = [
+            each if each.isdigit() or each.casefold().startswith(below) else f"{self.path}/{each}"
+            for each in self.projects
+        ]
+        return chosen(
+            wanted,
+            shown.items(),
+            known,
+            option="the option projects",
+            unknown=unknown,
+            folded=str.casefold,
+        )
+
+    @property
+    def _options(self) -> str:
+        return f"{REVISION} {self.rendering}"
+
+    @property
+    def _origin(self) -> str:
+        return digest([f"{self.base_url} {self.path}"])
+
+    def _lost(self, left: _Left, shown: Mapping[str, str]) -> Iterator[Problem]:
+        """Name the projects that were read before, and are not shown any more."""
+        lost = [f"{path} ({number})" for number, (path, _) in left.projects.items() if number not in shown]
+        if lost and not self.projects:
+            reason = (
+                "not in the group any more, or not shown to the token; what is indexed of them is kept (name the others"
+                f" in the option projects to delete it): {listing(lost, none='none')}"
+            )
+            yield Problem(subject=self.location, reason=reason, skipped=True)
 
     def _pages(self, path: str, cursor: str) -> AsyncIterator[Page]:
         return self.project(path).fetch(cursor)
 
     async def look(self) -> tuple[str, ...]:
         """Ask which projects the token can see, and what of them."""
-        projects = await self._projects()
+        listed = {str(each["id"]): each for each in await self._projects()}
+        names = {number: str(each["path_with_namespace"]) for number, each in listed.items()}
+        projects = [listed[number] for number in self._chosen(names, {}).shown]
         paths = [str(each["path_with_namespace"]) for each in projects]
         lines = [
             f"GitLab group {self.path}: reads {count(len(paths), 'project')}: {listing(paths, none='none')}"
         ]
-        for kind in (*KINDS, "wiki"):
+        for kind in SIGNS:
             off = [
                 path
                 for path, each in zip(paths, projects, strict=True)
@@ -104,7 +154,8 @@ class Group:
         if found is None or not found[0].casefold().startswith(f"{self.path.casefold()}/"):
             return None
         confidential = self.rendering.confidential
-        for path, position in _read(cursor, f"{REVISION} {self.rendering}").values():
+        left = _read(cursor, self._options, self._origin)
+        for path, position in left.projects.values():
             if path.casefold() == found[0].casefold():
                 return linked_in_project(found[1], found[2], stored.read(position), confidential=confidential)
         return linked_in_project(found[1], found[2], stored.Position(), confidential=confidential)
@@ -130,55 +181,95 @@ class Group:
 class _Left:
     """What a fetch leaves: the path and the cursor of each project, by its number.
 
-    What is gone from the projects comes on the last page; until then their cursors are those before it.
+    `origin` is the digest of the address of the group, and `choice` that of the projects that the options chose, once
+    what they leave out is gone; empty before.
+    What is gone from the projects, and which of them were listed as a whole, comes on the last page; until then their
+    cursors are those before it.
     """
 
     options: str
+    origin: str
+    choice: str
     projects: dict[str, tuple[str, str]]
-    complete: bool
     _gone: list[str] = field(default_factory=list)
     _ended: dict[str, tuple[str, str]] = field(default_factory=dict)
-    _last: bool = False
+    _present: set[str] = field(default_factory=set)
+    _within: list[str] = field(default_factory=list)
+
+    def begin(self, listed: Mapping[str, str], wanted: Collection[str]) -> None:
+        """Take the paths of the projects that are listed, and forget those that are not wanted."""
+        paths = {number: listed.get(number, path) for number, (path, _) in self.projects.items()}
+        self.projects = {
+            number: (path, self.cursor(number)) for number, path in paths.items() if number in wanted
+        }
 
     def cursor(self, number: str) -> str:
         return self.projects.get(number, ("", ""))[1]
 
     def taken(self, number: str, path: str, page: Page) -> Page:
         """Return a page of a project as one of the group."""
-        self._last = page.complete
-        if page.gone:
+        if page.complete:
+            self._present.update(page.present)
+            # A project that is not listed may have been lost, which deletes nothing.
+            self._within += [each for each in page.within or _beginnings(number) if each not in page.kept]
+        if page.gone or page.complete:
             self._gone += page.gone
             self._ended[number] = (path, page.cursor)
         elif page.cursor:
             self.projects[number] = (path, page.cursor)
-        return replace(page, gone=(), cursor=self.written(), complete=False)
+        return replace(page, gone=(), cursor=self.written(), complete=False, present=(), within=(), kept=())
 
-    def last_page(self) -> Page:
+    def last_page(self, choice: Choice, *, named: bool) -> Page:
+        """Return the last page; it is complete for the projects that have been read as a whole, each once.
+
+        Where the options (`named`) or the address chose others before, all documents of these are gone.
+        """
         self.projects |= self._ended
+        digested = digest(choice.all) if named else ALL
+        # Where nothing is shown at all, something is wrong.
+        others = bool(choice.all) and digested != self.choice and (named or not self.choice)
+        self.choice = digested if choice.all else self.choice
+        within, kept = tuple(self._within), tuple[str, ...]()
+        if others:
+            each = [beginning for number in choice.all for beginning in _beginnings(number)]
+            within, kept = (), tuple(beginning for beginning in each if beginning not in self._within)
+        projects = count(len(choice.shown), "project")
         return Page(
             gone=self._gone,
             cursor=self.written(),
-            complete=self.complete,
-            empty="the group has no projects",
+            complete=others or bool(self._within),
+            empty=f"there are no issues, merge requests or wiki pages in {projects} of the group",
+            present=self._present,
+            within=within,
+            kept=kept,
         )
 
-    def ended(self) -> None:
-        self.complete, self._last = self.complete and self._last, False
-
     def written(self) -> str:
-        if not self.projects:
+        if not self.projects and self.choice:
             return ""
-        return cursors.written([self.options, self.projects])
+        return cursors.written([self.options, self.projects, self.origin, self.choice])
 
 
-def _read(cursor: str, options: str) -> Mapping[str, tuple[str, str]]:
-    """Parse a cursor; one that is empty, of other options, or no cursor of a group begins from the start."""
+def _beginnings(number: str) -> list[str]:
+    """Return how the ids of documents of a project begin."""
+    return [f"{number}{sign}" for sign in SIGNS.values()]
+
+
+def _read(cursor: str, options: str, origin: str) -> _Left:
+    """Parse a cursor; one that is empty, of other options or of another `origin`, or none, begins from the start."""
     try:
-        written_with, projects = cursors.read(cursor)
+        # Cursors of earlier versions name no origin.
+        written_with, projects, before, choice = [*cursors.read(cursor), "", ALL][:4]
         found = {number: (path, position) for number, (path, position) in projects.items()}
     except (ValueError, TypeError, AttributeError):
-        return {}
-    return found if written_with == options else {}
+        return _Left(options=options, origin=origin, choice=ALL, projects={})
+    moved = before not in ("", origin)
+    return _Left(
+        options=options,
+        origin=origin,
+        choice="" if moved else choice,
+        projects=found if written_with == options and not moved else {},
+    )
 
 
 def _problem(location: str, path: str, error: Error) -> Problem:

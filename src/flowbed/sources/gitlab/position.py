@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 
 from flowbed.sources.apis import cursors
 
@@ -50,7 +50,9 @@ def announced(before: Position, after: Position) -> Position:
         for name in ("issues", "merge_requests")
         for own, other in [(getattr(before, name), getattr(after, name))]
     }
-    known = documents(replace(after, number=before.number)) <= documents(before)
+    known = after.wikis.keys() <= before.wikis.keys() and all(
+        getattr(after, name).known.keys() <= getattr(before, name).known.keys() for name in listings
+    )
     return Position(
         number=before.number or after.number,
         options=before.options or after.options,
@@ -62,7 +64,11 @@ def announced(before: Position, after: Position) -> Position:
 
 def written(positions: Position) -> str:
     """Return a position as a cursor."""
-    return cursors.written({str(positions.number): asdict(positions)}) if positions else ""
+    if not positions:
+        return ""
+    # Not `asdict`, which copies every entry: a cursor is written three times for each page.
+    listings = {name: vars(getattr(positions, name)) for name in ("issues", "merge_requests")}
+    return cursors.written({str(positions.number): {**vars(positions), **listings}})
 
 
 def read(cursor: str) -> Position:
@@ -83,3 +89,8 @@ def documents(positions: Position) -> set[str]:
         *(f"{number}!{iid}" for iid in positions.merge_requests.known),
         *(f"{number}/wikis/{slug}" for slug in positions.wikis),
     }
+
+
+def places(positions: Position) -> set[str]:
+    """Return the kinds of documents, each of which may be lost alone."""
+    return {"issues", "merge_requests", "wiki"} if positions else set()

@@ -5,6 +5,7 @@ PK IMAGE#{image}, SK RECEIPT#{receipt}[#LINE#{line}[#WORD#{word}]], RECEIPT#{rec
 
 from __future__ import annotations
 
+import base64
 import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,7 @@ def receipt_record(image: str, receipt: int, items: Iterable[Mapping[str, Any]])
 
 
 def value_of(value: Mapping[str, Any]) -> Any:
-    """Return a value in DynamoDB's words as Python's."""
+    """Return a value in DynamoDB's words as Python's; bytes as their base64, which JSON can hold."""
     ((kind, content),) = value.items()
     if kind == "N":
         return int(content) if content.lstrip("-").isdecimal() else float(content)
@@ -73,6 +74,10 @@ def value_of(value: Mapping[str, Any]) -> Any:
         return {name: value_of(each) for name, each in content.items()}
     if kind == "L":
         return [value_of(each) for each in content]
+    if kind == "B":
+        return base64.b64encode(content).decode()
+    if kind == "BS":
+        return [base64.b64encode(each).decode() for each in content]
     return None if kind == "NULL" else content
 
 

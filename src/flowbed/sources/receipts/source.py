@@ -33,6 +33,14 @@ class Receipts:
         """Return where the receipts are, for messages."""
         return self.lines.location
 
+    def require_place(self) -> None:
+        """Check that the files are there.
+
+        Raises:
+            Misconfigured: they are not, or cannot be read.
+        """
+        self.lines.require_place()
+
     async def fetch(self, cursor: str) -> AsyncIterator[Page]:
         """List every receipt, or nothing if no file was touched since `cursor` and no receipt waits for Places.
 

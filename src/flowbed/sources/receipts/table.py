@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 SCHEME = "dynamodb://"
-KNOWN = ("full_hours", "write_status")
+KNOWN = ("full_hours", "write_records", "write_status")
 PLACE = ("region", "endpoint", "profile")
 # Of the index: how its keys are called, and the partition that has every receipt, or what has a status.
 OF_TYPE, OF_STATUS, OF_RECEIPT = ("GSITYPE", "TYPE"), ("GSI1", "GSI1PK"), ("GSI4", "GSI4PK")
@@ -59,7 +59,8 @@ def open_table(location: str, *, options: Mapping[str, object], clock: Callable[
         Misconfigured: the address or an option is invalid.
     """
     values = SourceOptions("receipts", options, KNOWN)
-    values.flag("write_status")  # for compaction on AWS
+    for name in ("write_records", "write_status"):  # which functions on AWS do
+        values.flag(name)
     hours = values.positive_integer("full_hours", FULL_HOURS)
     return TableReceipts(
         location=location, client=Client(place_of(location)), every=hours * 3_600_000_000, clock=clock
@@ -107,10 +108,15 @@ class TableReceipts:
             yield await self._page(waiting)
 
     async def query(
-        self, index: str, name: str, value: str, fields: str = ""
+        self, index: str, name: str, value: str, fields: str = "", *, newest: bool = False
     ) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-        """Iterate over the items of a partition of an index, in pages; with all fields, or those named."""
+        """Iterate over the items of a partition of an index, in pages; with all fields, or those named.
+
+        With `newest`, from the largest sort key down.
+        """
         more: dict[str, Any] = {"ProjectionExpression": fields} if fields else {}
+        if newest:
+            more["ScanIndexForward"] = False
         while True:
             answer = await self.client.read(
                 "query",

@@ -158,7 +158,7 @@ class SlackApi:
             return None, "something that is not JSON of Slack"
         if answer["ok"]:
             return answer, ""
-        code = str(answer.get("error", "unknown_error"))
+        code = self.http.redacted(str(answer.get("error", "unknown_error")))
         if code in PASSING:
             return None, code
         if code in OF_THE_TOKEN:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 import orjson
 
@@ -79,6 +80,15 @@ class Export:
         async for page in in_threads(self._pages(cursor)):
             yield page
 
+    def require_place(self) -> None:
+        """Check that the export is there.
+
+        Raises:
+            Misconfigured: it does not exist, cannot be read, or is no export.
+        """
+        with self.files.opened():
+            return
+
     def linked(self, link: str, cursor: str) -> Linked | None:  # noqa: ARG002 - an export is read as a whole
         """Return what a link to a message points to."""
         return linked_in_export(link, self.base)
@@ -90,19 +100,31 @@ class Export:
             if cursor == state:
                 yield Page(cursor=cursor)
                 return
-            trouble = False
+            trouble, found = False, 0
             for page in in_pages(self._found(export)):
                 trouble = trouble or bool(page.problems)
+                found += len(page.entries)
                 yield page
         with self.files.opened() as again:
             steady = again.stamps == export.stamps
         settled = export.newest < began - CLOCK_TICK_NS
         # Without a cursor, the next fetch reads everything again and reports the same problems.
-        yield Page(cursor=state if steady and settled and not trouble else "", complete=steady)
+        yield Page(
+            cursor=state if steady and settled and not trouble else "",
+            complete=steady,
+            empty="" if found else self._why_empty(),
+        )
+
+    def _why_empty(self) -> str:
+        if self.channels:
+            return f"there are no messages of {', '.join(self.channels)} in the export"
+        return (
+            "there are no messages in the export; if it is a part of one, give the folder that has users.json"
+        )
 
     def _found(self, export: OpenedExport) -> Iterator[tuple[Entry | Problem, int]]:
         lists = _Lists(export)
-        chosen = self._chosen(lists.channels)
+        chosen = self._chosen(lists)
         yield from ((problem, 0) for problem in lists.problems)
         yield from ((problem, 0) for problem in _unread(export, lists.channels.keys() - chosen.keys()))
         names = Names(users=lists.users, channels={each.id: each.name for each in lists.channels.values()})
@@ -118,22 +140,25 @@ class Export:
                 database.execute(_PARENTS)
                 yield from self._documents(channel, database, names)
 
-    def _chosen(self, channels: Mapping[str, _Listed]) -> Mapping[str, _Listed]:
+    def _chosen(self, lists: _Lists) -> Mapping[str, _Listed]:
         """Return the channels to read, by their folders.
 
         Raises:
             Misconfigured: one that the options name does not exist.
         """
+        channels = lists.channels
         if not self.channels:
             return channels
         known = {name: folder for folder, each in channels.items() for name in (each.id, each.name, folder)}
         for name in self.channels:
+            if name not in known and lists.unread:
+                continue  # it may be in a list that cannot be read
             if name not in known:
                 raise Misconfigured(
                     f"{self.location} has no channel {name!r}{suggestion(name, known)}; it has: "
                     f"{', '.join(sorted(each.name for each in channels.values())) or 'none'}"
                 )
-        return {known[name]: channels[known[name]] for name in self.channels}
+        return {known[name]: channels[known[name]] for name in self.channels if name in known}
 
     def _documents(
         self, channel: Channel, database: sqlite3.Connection, names: Names
@@ -214,7 +239,10 @@ class _Listed:
 
 
 class _Lists:
-    """The channels, by the folders of their messages, and the users of an export."""
+    """The channels, by the folders of their messages, and the users of an export.
+
+    `unread` are folders that are in no list, while one cannot be read: their ids are not known.
+    """
 
     def __init__(self, export: OpenedExport) -> None:
         self.problems: list[Problem] = []
@@ -223,16 +251,32 @@ class _Lists:
         for file in ("users.json", "org_users.json"):
             for user in self._objects(export, file):
                 self.users[user["id"]] = user_name(user)
+        before = len(self.problems)
         for file in ("channels.json", "groups.json", "mpims.json", "dms.json"):
             for each in self._objects(export, file):
                 name = usable(each.get("name")) or each["id"]
                 label = f"#{name}" if file in _NAMED else self._people(each.get("members"))
                 self.channels[name] = _Listed(id=each["id"], name=name, label=label)
-        for folder in export.days:
-            if folder not in self.channels:
-                reason = "is in none of the lists of channels; its name takes the place of its id"
-                self.problems.append(Problem(subject=f"{folder}/", reason=reason, skipped=True))
+        unlisted = [folder for folder in export.days if not self._is_listed(folder, export)]
+        broken = self.problems[before:]
+        self.unread = unlisted if broken else []
+        if self.unread:
+            # Read under its name, all of a folder would be embedded again. Since any document may be one of it, what is
+            # indexed is kept.
+            self.problems[before:] = [replace(each, skipped=False) for each in broken]
+        for folder in unlisted:
+            reason = "is in none of the lists of channels; its name takes the place of its id"
+            if self.unread:
+                reason = "not read, since its id is not known while a list of channels cannot be read"
+            else:
                 self.channels[folder] = _Listed(id=folder, name=folder, label=f"#{folder}")
+            self.problems.append(Problem(subject=f"{folder}/", reason=reason, skipped=True))
+
+    def _is_listed(self, folder: str, export: OpenedExport) -> bool:
+        name = normalize("NFC", folder)  # some file systems and archives decompose names
+        if folder not in self.channels and name in self.channels and name not in export.days:
+            self.channels[folder] = self.channels.pop(name)
+        return folder in self.channels
 
     def _people(self, members: object) -> str:
         """Name a conversation after its members."""
@@ -246,9 +290,11 @@ class _Lists:
             return
         try:
             value, _ = export.json(file)
+            if not isinstance(value, list):
+                raise Rejected("expected a list")  # noqa: TRY301 - reported as any other fault of the file
         except Rejected as error:
             self.problems.append(Problem(subject=file, reason=str(error), skipped=True))
             return
-        for each in value if isinstance(value, list) else ():
+        for each in value:
             if isinstance(each, dict) and usable(each.get("id")):
                 yield each

@@ -109,6 +109,8 @@ class OpenedExport:
         ) as error:
             raise Rejected(f"cannot be read: {error}") from error
         if not raw.strip():
+            if name in self.lists:
+                raise Rejected("is empty; a list without entries is []")
             return [], False
         try:
             return orjson.loads(raw), False

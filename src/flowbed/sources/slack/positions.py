@@ -24,7 +24,8 @@ class Position:
     replies, when it was read, and a hash of its parent.
 
     `rest` is the part before `listed`, from and up to the start of a day, that was to be listed again when a fetch
-    ended; None if there is none. `cut` counts the last fetches that ended before the channel was read.
+    ended; None if there is none. `cut` counts the last fetches that ended before the channel was read. `name` is what
+    the channel was called then.
     """
 
     filled: int | None = None
@@ -33,6 +34,7 @@ class Position:
     whole: bool = False
     rest: tuple[int, int] | None = None
     cut: int = 0
+    name: str = ""
     days: set[int] = field(default_factory=set)
     threads: dict[str, Thread] = field(default_factory=dict)
 
@@ -45,7 +47,7 @@ def announced(before: dict[str, Position], after: dict[str, Position]) -> dict[s
     """Return a copy of positions `before`, with the documents of those `after` as if they had changed since."""
     found = {name: each.copy() for name, each in before.items()}
     for name, each in after.items():
-        own = found.setdefault(name, Position())
+        own = found.setdefault(name, Position(name=each.name))
         own.days |= each.days
         own.threads = {**{thread: (thread, 0, NEVER, 0) for thread in each.threads}, **own.threads}
     return found
@@ -56,7 +58,7 @@ def written(positions: dict[str, Position]) -> str:
     value = {
         name: [
             *(each.filled, each.listed, each.swept, each.whole, *cursors.packed(each.days), each.threads),
-            *(each.rest, each.cut),
+            *(each.rest, each.cut, each.name),
         ]
         for name, each in positions.items()
     }
@@ -74,15 +76,15 @@ def read(cursor: str) -> dict[str, Position]:
                 whole=whole,
                 rest=tuple(rest) if rest else None,
                 cut=cut,
+                name=label[0] if label else "",
                 days=cursors.unpacked(first, bits),
                 threads={
                     thread: (newest, count, read_at, parent)
                     for thread, (newest, count, read_at, parent) in threads.items()
                 },
             )
-            for name, (filled, listed, swept, whole, first, bits, threads, rest, cut) in cursors.read(
-                cursor
-            ).items()
+            for name, fields in cursors.read(cursor).items()
+            for filled, listed, swept, whole, first, bits, threads, rest, cut, *label in [fields]
         }
     except (ValueError, TypeError, AttributeError):
         return {}
@@ -92,3 +94,8 @@ def documents(positions: dict[str, Position]) -> set[str]:
     """Return the ids of all documents that were found so far, with threads that have no text."""
     days = {f"{name}/d/{day_of(day * DAY)}" for name, each in positions.items() for day in each.days}
     return days | {f"{name}/t/{thread}" for name, each in positions.items() for thread in each.threads}
+
+
+def places(positions: dict[str, Position]) -> set[str]:
+    """Return the ids of the channels."""
+    return set(positions)

@@ -144,8 +144,9 @@ class ChannelReading:
 
         So are those that were announced, and then not read, as a fetch before ended: they may be gone already.
         """
-        for thread, (newest, _, checked_at, _) in sorted(self.position.threads.items()):
-            lively = checked_at == NEVER or timestamp(newest)[0] >= self.end - self.lookback
+        for thread, (newest, replies, checked_at, _) in sorted(self.position.threads.items()):
+            # One without replies waits for the list of its day, which says that it is a thread no more.
+            lively = checked_at == NEVER or (replies and timestamp(newest)[0] >= self.end - self.lookback)
             if f"t/{thread}" in self.seen or not lively or checked_at > self.end - RECHECK:
                 continue
             found = Found()
@@ -252,6 +253,7 @@ class ChannelReading:
         self.waiting = len(
             {thread for each in listed.values() if (thread := thread_of(each))} - position.threads.keys()
         )
+        ended: list[str] = []
         for ts, message in sorted(listed.items(), key=lambda item: timestamp(item[0])):
             thread = thread_of(message)
             if thread:
@@ -264,11 +266,17 @@ class ChannelReading:
                         yield threads
                         threads = Found()
                 continue
-            # It may have had replies before, all of them deleted.
-            if position.threads.pop(ts, None) is not None:
-                found.documents[f"t/{ts}"] = []
+            if ts in position.threads:
+                if f"t/{ts}" in self.seen:
+                    continue  # this fetch has it as a thread of one message, so the next one says that it is gone
+                ended.append(ts)
             if has_text(message):
                 by_day.setdefault(_seconds(ts) // DAY, []).append(message)
+        # These had replies before, all of them deleted. Not before the threads above: a fetch that ends there has not
+        # said that these are gone, so its position must know them.
+        for ts in ended:
+            del position.threads[ts]
+            found.documents[f"t/{ts}"] = []
         for day, messages in by_day.items():
             found.documents[f"d/{day_of(day * DAY)}"] = messages
         position.days -= {day for day, messages in by_day.items() if not messages}

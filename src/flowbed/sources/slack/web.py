@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -78,11 +78,19 @@ class Web:
         began = self.monotonic()
         http = open_http(self.location, self.token)
         async with following(
-            stored, stored.read(cursor), http=http, raw=self.raw, vendor="Slack", options=KEPT
+            stored,
+            cursor,
+            stored.read(cursor),
+            origin=self.location,
+            http=http,
+            raw=self.raw,
+            vendor="Slack",
+            options=KEPT,
         ) as found:
             pacing = Pacing(sleep=self.sleep, monotonic=self.monotonic)
             api = SlackApi(http=http, pacing=pacing)
-            workspace = await open_workspace(api, self.options.channels)
+            before = {name: each.name for name, each in found.positions.items()}
+            workspace = await open_workspace(api, self.options.channels, before)
             fetch = _Fetch(
                 source=self,
                 api=api,
@@ -154,8 +162,10 @@ class _Fetch:
 
     async def pages(self) -> AsyncGenerator[Page]:
         following = self.found
-        following.trouble = bool(self.workspace.problems)
-        following.problems += self.workspace.problems
+        self._leave_out()
+        problems = [*self.workspace.problems, *self._lost()]
+        following.trouble = bool(problems)
+        following.problems += problems
         for page in following.pages():
             yield page
         self._begin()
@@ -171,10 +181,38 @@ class _Fetch:
         self._report_what_is_left()
         for page in self._repeated() if following.again else ():
             yield page
-        whole = all(each.position.whole and each.done and not each.limited for each in self.readings.values())
-        complete = (following.first or following.again) and whole and not following.trouble
-        for page in following.last_pages(complete=complete):
+        read = [
+            name
+            for name, each in self.readings.items()
+            if each.position.whole and each.done and not each.limited
+        ]
+        for page in following.last_pages(
+            whole=len(read) == len(self.readings),
+            wanted={each: (f"{each}/",) for each in self.workspace.wanted},
+            read=read,
+            named=bool(self.source.options.channels),
+            empty=self._why_empty(),
+        ):
             yield page
+
+    def _leave_out(self) -> None:
+        """Forget the channels that the options leave out."""
+        positions = self.found.positions
+        for name in positions.keys() - set(self.workspace.wanted) if self.source.options.channels else ():
+            self.found.forget(stored.documents({name: positions.pop(name)}))
+
+    def _lost(self) -> Iterator[Problem]:
+        """Name the channels that were read before, and that the app is not in any more."""
+        labels, archived = self.workspace.names.channels, self.workspace.archived
+        for name, position in self.found.positions.items():
+            if name not in archived.union(self.workspace.wanted) and (position.days or position.threads):
+                yield Problem(
+                    subject=f"#{labels.get(name, position.name or name)}",
+                    reason="the app is not in this channel any more, or it was deleted; what is indexed of it is kept:"
+                    " invite the app, or name the other channels in the option channels to delete it",
+                    skipped=True,
+                    folder=f"{name}/",
+                )
 
     def _begin(self) -> None:
         # The end is fixed at the start: a moving end would never be reached.
@@ -187,7 +225,9 @@ class _Fetch:
             self.readings[channel.id] = ChannelReading(
                 api=self.api,
                 channel=channel,
-                position=positions.get(channel.id, Position()).copy(),
+                position=replace(
+                    positions.get(channel.id, Position()).copy(), name=channel.label.removeprefix("#")
+                ),
                 end=end,
                 lookback=options.lookback,
                 page=options.page,
@@ -223,7 +263,7 @@ class _Fetch:
                         folder=f"{reading.channel.id}/",
                     )
                 ],
-                position=self.found.positions.get(reading.channel.id, Position()),
+                position=self.found.positions.get(reading.channel.id, Position(name=reading.position.name)),
             )
 
     async def _take(self, channel: Channel, found: Found) -> None:
@@ -231,7 +271,9 @@ class _Fetch:
         following = self.found
         following.positions[channel.id] = found.position
         following.problems += found.problems
-        following.trouble |= bool(found.problems)
+        if found.problems:
+            following.trouble = True
+            following.troubled.add(channel.id)
         if self.workspace.lists_people and await self.people.learn(
             each for messages in found.documents.values() for each in messages
         ):
@@ -261,23 +303,20 @@ class _Fetch:
         """List everything that this fetch has not listed, as Slack answered it before."""
         following = self.found
         known = stored.documents(following.positions)
-        wanted = {each.id for each in self.workspace.channels} if self.source.options.channels else None
         labels = self.workspace.names.channels
         for name, answer in following.raw.answers() if following.raw else ():
             id_, _, key = name.partition("/")
             if name not in known or name in following.seen or not answer["messages"]:
-                continue
-            if wanted is not None and id_ not in wanted and not self._is_wanted(id_):
                 continue
             label = f"#{labels[id_]}" if id_ in labels else answer["channel"]
             self._entry(Channel(id=id_, label=label), key, answer["messages"])
             if following.full:
                 yield from following.pages()
 
-    def _is_wanted(self, channel: str) -> bool:
-        """Tell whether the options name a channel that the app cannot read any more."""
-        name = self.workspace.names.channels.get(channel, "")
-        return bool({channel, name} & set(self.source.options.channels))
+    def _why_empty(self) -> str:
+        """Say why a fetch that covers everything listed nothing."""
+        labels = listing([each.label for each in self.workspace.channels], none="no channel")
+        return f"there are no messages that are older than a minute in {labels}"
 
     def _report_what_is_left(self) -> None:
         unfinished = [each for each in self.readings.values() if not each.done]

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Misconfigured
 from flowbed.records import Problem
-from flowbed.records.values import suggestion
+from flowbed.records.values import listing
+from flowbed.sources.apis.choice import Choice, chosen
 from flowbed.sources.slack.messages import Channel, usable, user_name
 from flowbed.sources.slack.text import Names
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from flowbed.sources.slack.api import SlackApi
 
@@ -24,25 +25,33 @@ PAGE = 200
 class Workspace:
     """The channels to read, and how things are called; `date` is the server's time, in seconds since 1970.
 
+    `wanted` are the ids of the channels to read, with those that the app cannot read.
     `people` are the names of `names`, to which others may be added; `lists_people` tells whether the token may ask for
-    them. `private` are ids of channels; `unread` are the labels of those that the app could read if it were invited.
+    them. `private` and `archived` are ids of channels; `unread` are the labels of those that the app could read if it
+    were invited.
     """
 
     team: str
     base: str
     date: int
     channels: tuple[Channel, ...]
+    wanted: tuple[str, ...]
     names: Names
     people: dict[str, str]
     lists_people: bool = True
     private: frozenset[str] = frozenset()
+    archived: frozenset[str] = frozenset()
     unread: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     created: dict[str, int] = field(default_factory=dict)
 
 
-async def open_workspace(api: SlackApi, wanted: Sequence[str]) -> Workspace:
+async def open_workspace(
+    api: SlackApi, wanted: Sequence[str], before: Mapping[str, str] | None = None
+) -> Workspace:
     """Ask which channels there are, and who is in the workspace. `wanted` are names or ids of channels; empty: all.
+
+    `before` has the names of the channels that were read before, by their ids.
 
     Raises:
         Misconfigured: the token is refused, or no channel has a name that is wanted.
@@ -67,15 +76,16 @@ async def open_workspace(api: SlackApi, wanted: Sequence[str]) -> Workspace:
         reason = "the token lacks the scope users:read, so people appear under their ids"
         problems.append(Problem(subject="users", reason=reason, skipped=True))
     names = {each["id"]: usable(each.get("name")) or each["id"] for each in listed}
-    chosen = _chosen(names, wanted) if wanted else list(names)
+    choice = _chosen(names, wanted, before or {}) if wanted else Choice(shown=tuple(names))
+    problems += choice.problems
     members = {each["id"] for each in listed if each.get("is_member") is not False}
-    for each in chosen:
+    for each in choice.shown:
         if wanted and each not in members:
             reason = "the app is not in this channel; type /invite and the app's name there"
             problems.append(
                 Problem(subject=f"#{names[each]}", reason=reason, skipped=True, folder=f"{each}/")
             )
-    readable = [each for each in chosen if each in members]
+    readable = [each for each in choice.shown if each in members]
     if not readable:
         reason = (
             "the app is in none of the channels, so nothing is read; type /invite and its name in a channel"
@@ -86,25 +96,26 @@ async def open_workspace(api: SlackApi, wanted: Sequence[str]) -> Workspace:
         base=str(identity.get("url") or "https://slack.com/").rstrip("/") + "/",
         date=api.date,
         channels=tuple(Channel(id=each, label=f"#{names[each]}") for each in readable),
+        wanted=choice.all if wanted else tuple(readable),
         names=Names(users=users, channels=names),
         people=users,
         lists_people=lists_people,
         private=frozenset(each["id"] for each in listed if each.get("is_private") is True),
+        archived=frozenset(each["id"] for each in listed if each.get("is_archived") is True),
         unread=tuple(f"#{name}" for each, name in names.items() if each not in members),
         problems=tuple(problems),
         created={each["id"]: each["created"] for each in listed if isinstance(each.get("created"), int)},
     )
 
 
-def _chosen(names: dict[str, str], wanted: Sequence[str]) -> list[str]:
-    known = {name: each for each, name in names.items()} | {each: each for each in names}
-    for name in wanted:
-        if name not in known:
-            raise Misconfigured(
-                f"channel {name!r} does not exist in Slack, or the token cannot see it{suggestion(name, known)}; check"
-                " the name, and invite the app to a private channel"
-            )
-    return list(dict.fromkeys(known[name] for name in wanted))
+def _chosen(names: Mapping[str, str], wanted: Sequence[str], before: Mapping[str, str]) -> Choice:
+    def unknown(name: str, suggestion: str) -> Misconfigured:
+        return Misconfigured(
+            f"channel {name!r} does not exist in Slack, or the token cannot see it{suggestion}; check the name, and"
+            f" invite the app to a private channel; the token sees: {listing(sorted(names.values()), none='none')}"
+        )
+
+    return chosen(wanted, names.items(), before, option="the option channels", unknown=unknown)
 
 
 async def _objects(

@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,16 +27,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from flowbed.errors import Misconfigured
+from flowbed.testing.servers import HOST, ended_with_input, free_port
 
-HOST, REGION = "127.0.0.1", "us-east-1"
+REGION = "us-east-1"
 ACCOUNT = "000000000000"
 # With `auth`, the one who may do everything in every account; its key is its secret.
 ROOT = "test"
 _PATIENCE = 60.0  # s: a loaded machine starts it in 10
 _STARTS = 3  # another process may take the free port first
-# Leads a process group, so that the functions it started end with it, and leaves a watcher in that group that kills it
-# when its input closes: with the process that started it.
-_WATCHED = 'exec 3<&0; (read -r _ <&3; kill -KILL 0) & exec 3<&-; exec "$0" "$@" </dev/null'
+# It leads a process group, so that the functions it started end with it.
+_KILL_GROUP = "kill -KILL 0"
 
 
 def variables(url: str, *, account: str = ACCOUNT) -> dict[str, str]:
@@ -70,7 +69,7 @@ class Emulator:
             )
         # What MiniStack unpacks or writes lies below its temporary folder, so that nothing stays behind.
         self._folder = Path(tempfile.mkdtemp(prefix="flowbed-aws-"))
-        if not any(self._start(_free_port()) for _ in range(_STARTS)):
+        if not any(self._start(free_port()) for _ in range(_STARTS)):
             log = self.log()
             self.__exit__()
             raise RuntimeError(f"the emulator of AWS did not start: {log[-2_000:]}")
@@ -131,7 +130,7 @@ class Emulator:
         }
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - MiniStack, from our own environment
-                ["/bin/sh", "-c", _WATCHED, sys.executable, "-m", "ministack"],
+                ended_with_input([sys.executable, "-m", "ministack"], kill=_KILL_GROUP),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -175,9 +174,3 @@ class Emulator:
         )
         with urllib.request.urlopen(request, timeout=_PATIENCE) as answer:  # noqa: S310
             return json.loads(answer.read() or b"null")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flowbed.testing.conformance.checks.inputs import long_array, tokens_of
 from flowbed.testing.conformance.comparing import TEXTS, phrases
-from flowbed.testing.conformance.inputs import long_array, tokens_of
 from flowbed.testing.conformance.records import Skipped
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured
-from flowbed.testing.conformance import (
-    answers,
+from flowbed.testing.conformance import answers
+from flowbed.testing.conformance.checks import (
     batch_lines,
     batches,
     encodings,

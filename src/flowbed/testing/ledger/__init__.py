@@ -11,12 +11,8 @@ from flowbed.testing.ledger.claims import ClaimsContract
 from flowbed.testing.ledger.dead_letters import DeadLettersContract
 from flowbed.testing.ledger.documents import DocumentsContract
 from flowbed.testing.ledger.erasing import ErasingContract
-from flowbed.testing.ledger.files import FilesContract
 from flowbed.testing.ledger.index_jobs import IndexJobsContract
-from flowbed.testing.ledger.jobs import JobsContract
-from flowbed.testing.ledger.keys import KeysContract
 from flowbed.testing.ledger.overview import OverviewContract
-from flowbed.testing.ledger.quotas import QuotasContract
 from flowbed.testing.ledger.rollbacks import RollbacksContract
 from flowbed.testing.ledger.rows import (
     chunk,
@@ -35,11 +31,15 @@ from flowbed.testing.ledger.rows import (
     waiting,
 )
 from flowbed.testing.ledger.runs import RunsContract
+from flowbed.testing.ledger.service.files import FilesContract
+from flowbed.testing.ledger.service.jobs import JobsContract
+from flowbed.testing.ledger.service.keys import KeysContract
+from flowbed.testing.ledger.service.quotas import QuotasContract
+from flowbed.testing.ledger.service.vector_stores import VectorStoresContract
+from flowbed.testing.ledger.service.workers import WorkersContract
 from flowbed.testing.ledger.spending import SpendingContract
 from flowbed.testing.ledger.submissions import SubmissionsContract
 from flowbed.testing.ledger.taking import TakingContract
-from flowbed.testing.ledger.vector_stores import VectorStoresContract
-from flowbed.testing.ledger.workers import WorkersContract
 
 __all__ = [
     "BatchesContract",

@@ -242,8 +242,12 @@ class IndexJobsContract:
             ("b", 2, "chunking"),
             ("c", 3, "storing"),
             ("d", 4, "storing"),
+            ("e", 5, "storing"),
         ):
-            await jobs.create(index_job(id_, key=key, stage=stage, created=AT + key), NOTE, since=0)
+            # One waits for something else than a worker, such as the quota of the next day.
+            due = AT + 10 if id_ == "e" else 0
+            made = index_job(id_, key=key, stage=stage, created=AT + key, due=due)
+            await jobs.create(made, NOTE, since=0)
         await finish(jobs, "d", "completed")
         row = await jobs.get("c")
         assert row is not None
@@ -251,7 +255,8 @@ class IndexJobsContract:
         assert await claimed(jobs, "w") == "a"
         assert await jobs.ahead(row) == 1
         assert await jobs.depths(now=AT) == {"chunking": (1, 1, AT + 2), "storing": (1, 0, AT + 3)}
-        assert await jobs.unfinished("docs") == 3
+        assert (await jobs.depths(now=AT + 10))["storing"] == (2, 0, AT + 3)
+        assert await jobs.unfinished("docs") == 4
         assert await jobs.unfinished("chat") == 0
 
     async def test_release_ends_the_holds_of_a_worker(self, ledger: Ledger) -> None:

@@ -8,17 +8,17 @@
 Vectors depend only on model, text and input type: `vector_of` computes them too.
 """
 
-from flowbed.testing.simulators.azure import Azure
-from flowbed.testing.simulators.cohere import Cohere
 from flowbed.testing.simulators.faults import Fault
-from flowbed.testing.simulators.huggingface import HuggingFace
 from flowbed.testing.simulators.limits import Limits
-from flowbed.testing.simulators.openai import OpenAI
+from flowbed.testing.simulators.providers.azure import Azure
+from flowbed.testing.simulators.providers.cohere import Cohere
+from flowbed.testing.simulators.providers.huggingface import HuggingFace
+from flowbed.testing.simulators.providers.openai import OpenAI
+from flowbed.testing.simulators.providers.voyage import Voyage
 from flowbed.testing.simulators.serving.process import SimulatorProcess
 from flowbed.testing.simulators.serving.running import running, running_thread
 from flowbed.testing.simulators.simulator import Simulator
 from flowbed.testing.simulators.vectors import vector_of, vectors_of
-from flowbed.testing.simulators.voyage import Voyage
 
 __all__ = [
     "Azure",

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flowbed.testing.simulators.azure import Azure
-from flowbed.testing.simulators.cohere import Cohere
-from flowbed.testing.simulators.huggingface import HuggingFace
-from flowbed.testing.simulators.openai import MODELS, OpenAI
-from flowbed.testing.simulators.voyage import Voyage
+from flowbed.testing.simulators.providers.azure import Azure
+from flowbed.testing.simulators.providers.cohere import Cohere
+from flowbed.testing.simulators.providers.huggingface import HuggingFace
+from flowbed.testing.simulators.providers.openai import MODELS, OpenAI
+from flowbed.testing.simulators.providers.voyage import Voyage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

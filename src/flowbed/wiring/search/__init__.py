@@ -12,7 +12,7 @@ import numpy as np
 from flowbed.errors import Damaged, NotFound, Rejected
 from flowbed.index.active_space import readable_collections, require_collection, require_same
 from flowbed.index.search import not_searched, search
-from flowbed.records.vector_stores import is_store
+from flowbed.records.names import is_store
 from flowbed.wiring import process
 
 if TYPE_CHECKING:
@@ -107,9 +107,15 @@ class Searcher:
         if mode != "vector" and not text.strip():
             raise Rejected(f"a search in mode {mode!r} looks for the words of a text: give it one")
         # Words are found without the model, and in every space.
-        embedder = await self._embedders.live() if mode != "text" else None
+        embedder = await self._model(collection) if mode != "text" else None
         searched, damaged = await self._collections(collection, None if embedder is None else embedder.space)
         return None if embedder is None else await _vector(query, embedder), searched, damaged
+
+    async def _model(self, collection: str | None) -> Cached:
+        """Return the model that embeds the query: of the collection's space, where one is named that has another."""
+        live = None if collection is None else await self._reader.live(collection)
+        found = None if live is None else await self._embedders.of(live.space)
+        return found or await self._embedders.live()
 
     async def _like(
         self, name: str, collection: str | None, text: str, mode: Mode
@@ -137,7 +143,11 @@ class Searcher:
         found = [live for live in found if not is_store(live.collection)]  # only their owners search them
         searched = [live for live in found if space is None or live.space.fingerprint == space.fingerprint]
         if space is not None and not searched and found:
-            raise NotFound(f"no collection is in the space of {space.model} ({space.space8})")
+            models = ", ".join(sorted({live.space.model for live in found}))
+            raise NotFound(
+                f"no collection is in the space of {space.model} ({space.space8}): they have vectors of {models}; set"
+                " the model back, or fill a collection with vectors of this one"
+            )
         if not searched and damaged:
             raise Damaged(next(iter(damaged.values())))
         if not searched:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from flowbed.errors import Conflict
-from flowbed.ledger import Cursor, DocumentRow
+from flowbed.ledger import ChunkRow, Cursor, DocumentRow
 from flowbed.ledger.sql.database import Database, listed, proposed, querying
 from flowbed.ledger.sql.overview import read_progress
 from flowbed.ledger.sql.schema import batch_events, chunks, cursors, documents
@@ -86,8 +86,8 @@ class SqlDocuments:
         """Apply one page of a fetch and return the source's new cursor."""
         database, source = self._database, swap.cursor.source
         # The last row of a key counts. Rows are in order of key, so that two swaps cannot deadlock.
-        kept = {(row.id, row.collection): row._asdict() for row in swap.chunks}
-        put = [kept[key] for key in sorted(kept)]
+        kept = {(row.id, row.collection): row for row in swap.chunks}
+        put = [dict(zip(ChunkRow._fields, kept[key], strict=True)) for key in sorted(kept)]
         documents_ = list({(row.source, row.id): vars(row) for row in swap.documents}.values())
         gone = [{"source": source, "document": document} for document in dict.fromkeys(swap.removed)]
         written = sorted({row.batch for row in swap.chunks if row.batch})

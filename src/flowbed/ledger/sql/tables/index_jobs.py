@@ -212,12 +212,12 @@ class SqlIndexJobs:
 
     async def depths(self, *, now: int) -> Mapping[str, QueueDepth]:
         """Return the depth of each stage's queue."""
-        free = ROW.until < now
+        held, free = ROW.until >= now, sa.and_(ROW.until < now, ROW.due <= now)
         query = (
             sa.select(
                 ROW.stage,
                 sa.func.sum(sa.case((free, 1), else_=0)),
-                sa.func.sum(sa.case((free, 0), else_=1)),
+                sa.func.sum(sa.case((held, 1), else_=0)),
                 sa.func.min(sa.case((free, ROW.created))),
             )
             .where(ROW.ended == 0)

@@ -75,7 +75,7 @@ class SqlVectorStores:
             > 0
         )
 
-    async def due(self, *, now: int) -> Sequence[str]:
+    async def due(self, *, now: int) -> Sequence[VectorStoreRow]:
         """Return the stores with work, oldest first."""
         row, file = vector_stores.c, vector_store_files.c
         # Each kind of work by itself, so that each finds it by an index.
@@ -88,11 +88,11 @@ class SqlVectorStores:
         used = sa.select(file.store).where(file.store == row.id, file.work != "remove").exists()
         over = sa.and_(row.days > 0, row.active + row.days * DAY <= now, used)
         query = (
-            sa.select(row.id)
+            sa.select(vector_stores)
             .where(row.ended == 0, sa.or_(row.deleted > 0, row.id.in_(busy), over))
             .order_by(row.created, row.id)
         )
-        return await self._database.fetch_values(query)
+        return await self._database.fetch(VectorStoreRow, query)
 
     async def hold(self, store: str, *, worker: str, now: int, until: int) -> VectorStoreRow | None:
         """Hold a store for `worker` until `until`."""

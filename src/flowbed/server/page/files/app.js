@@ -37,8 +37,13 @@ let asking = null;
 
 function parsed() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
-  const [name, ...rest] = path.split("/").map(decodeURIComponent);
-  return { name: name in VIEWS ? name : "search", rest, params: new URLSearchParams(query) };
+  const [name, ...rest] = path.split("/").map(decoded);
+  return { name: Object.hasOwn(VIEWS, name) ? name : "search", rest, params: new URLSearchParams(query) };
+}
+
+/** Decode a part of an address; one that was typed with a bare "%" is taken as it is. */
+function decoded(part) {
+  try { return decodeURIComponent(part); } catch { return part; }
 }
 
 /** Write the state of a view into the address, without showing it anew. */
@@ -64,7 +69,7 @@ async function show({ focus = true } = {}) {
     session ??= await get("/v1/session", controller.signal);
     drawMenu(name);
     if (VIEWS[name].admin && !session.admin) throw new Failure("This view needs a key with the admin scope.", 403);
-    const end = await VIEWS[name].show(root, { rest, params, session, signal: controller.signal, again: () => show({ focus: false }) });
+    const end = await VIEWS[name].show(root, { rest, params, session, signal: controller.signal, again: (how) => { if (how?.anew) session = null; return show({ focus: false }); } });
     if (view !== current) { end?.(); return; }
     view.end = end;
   } catch (error) {
@@ -104,7 +109,6 @@ function failed(name, error) {
 }
 
 function drawMenu(name) {
-  const theme = localStorage.getItem("theme") ?? "system";
   const groups = Object.entries(VIEWS).filter(([, view]) => !view.admin || session?.admin);
   fill(nav,
     h("ul", {}, groups.map(([each, view]) =>
@@ -113,15 +117,20 @@ function drawMenu(name) {
       session?.keys_required && h("p", {}, `Key “${session.name}”`, session.admin ? ", admin" : ""),
       h("label", {}, "Theme ",
         h("select", { onchange: (event) => paint(event.target.value) },
-          THEMES.map((each) => h("option", { value: each, selected: each === theme }, each)))),
+          THEMES.map((each) => h("option", { value: each, selected: each === document.documentElement.dataset.theme }, each)))),
       session && h("p", {}, `Flowbed ${session.version}`)));
 }
 
 function paint(theme) {
-  if (theme !== undefined) localStorage.setItem("theme", theme);
-  const wanted = theme ?? localStorage.getItem("theme") ?? "system";
-  document.documentElement.dataset.theme = wanted;
+  document.documentElement.dataset.theme = theme ?? kept() ?? "system";
   events.dispatchEvent(new Event("theme"));
+  if (theme === undefined) return;
+  try { localStorage.setItem("theme", theme); } catch { /* the browser keeps nothing: a reload forgets it */ }
+}
+
+/** Return the theme that was chosen before, if this browser lets pages keep anything. */
+function kept() {
+  try { return localStorage.getItem("theme"); } catch { return null; }
 }
 
 async function askKey() {

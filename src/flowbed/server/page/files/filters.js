@@ -20,7 +20,10 @@ export function whereOf(conditions) {
 /** Read a value as a person typed it: a number or a truth value where the field has those. */
 export function valueOf(text, types) {
   const trimmed = text.trim();
-  if (types.some((type) => type === "number") && trimmed !== "" && Number.isFinite(Number(trimmed))) return parse(trimmed);
+  if (types.includes("number") && trimmed !== "" && Number.isFinite(Number(trimmed))) {
+    // JSON keeps all digits; 007, .5 and +5 are numbers that JSON has not, or texts where the field has texts too.
+    try { return parse(trimmed); } catch { return types.includes("text") ? text : Number(trimmed); }
+  }
   if (types.some((type) => type === "boolean") && ["true", "false"].includes(trimmed)) return trimmed === "true";
   return text;
 }

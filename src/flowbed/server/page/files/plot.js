@@ -6,6 +6,8 @@ const PRESSED = 4; // px that a pointer may move in a click
 const STEP = 40; // px that an arrow key moves the plane
 const ZOOM = 1.3; // of a key or a button
 const DEEPEST = 4000;
+const CORNERS = 64; // of a lasso: the page's address holds them
+const FINE = 1e4; // steps of the plane's axes in which corners are written
 const EDGE = 0.04; // of the box, around all points
 
 // Ten colours that people with any colour vision tell apart, for light and dark grounds; the last is for all others.
@@ -291,16 +293,24 @@ export class Plot {
     this.picked(point);
   }
 
+  /** Return the place in the plane, [x, y] from 0 to 1, of one in the box. */
+  plane([x, y]) {
+    const unit = this.unit();
+    return [this.x + (x - this.wide / 2) / unit, this.y - (y - this.high / 2) / unit].map((each) => Math.round(each * FINE) / FINE);
+  }
+
   /** Select the points inside a path of the box. */
   select(path) {
-    const [xs, ys] = [path.map(([x]) => x), path.map(([, y]) => y)];
+    const share = Math.max(1, path.length / CORNERS);
+    this.outline = path.filter((_, place) => Math.floor(place / share) !== Math.floor((place - 1) / share)).map((each) => this.plane(each));
+    const [xs, ys] = [0, 1].map((axis) => this.outline.map((corner) => corner[axis]));
     const box = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
     const selected = new Uint8Array(this.map.points);
     const found = [];
     for (let point = 0; point < this.map.points; point += 1) {
       if (this.hidden[point]) continue;
-      const [x, y] = this.position(point);
-      if (x >= box[0] && x <= box[1] && y >= box[2] && y <= box[3] && inside(x, y, path)) {
+      const [x, y] = [this.map.xs[point] / 65535, this.map.ys[point] / 65535];
+      if (x >= box[0] && x <= box[1] && y >= box[2] && y <= box[3] && inside(x, y, this.outline)) {
         selected[point] = 1;
         found.push(point);
       }

@@ -1,6 +1,6 @@
 // A list of any number of rows, of which only those in sight are in the page.
 
-import { post } from "./api.js";
+import { events, post } from "./api.js";
 import { ask, facts, fill, h } from "./dom.js";
 import { number, short } from "./format.js";
 
@@ -13,7 +13,8 @@ const TALLEST = 8_000_000;
 /** Return an element that shows rows in the order of their ids; `stop` ends it. */
 export function rowBrowser(path, signal) {
   const list = h("ol", {});
-  const box = h("div", { class: "browser", tabindex: "0", role: "region", "aria-label": "Rows in the order of their ids", "aria-busy": "true" }, h("div", {}), list);
+  const room = h("div", {}); // as high as all rows
+  const box = h("div", { class: "browser", tabindex: "0", role: "region", "aria-label": "Rows in the order of their ids", "aria-busy": "true" }, room, list);
   const pages = new Map();
   let total = null;
   let drawn = "";
@@ -27,7 +28,7 @@ export function rowBrowser(path, signal) {
         if (pages.size > KEPT) pages.delete(pages.keys().next().value);
         if (total !== found.total) {
           total = found.total;
-          box.firstChild.style.height = `${Math.min(total * HEIGHT, TALLEST)}px`;
+          room.style.height = `${Math.min(total * HEIGHT, TALLEST)}px`;
           box.removeAttribute("aria-busy");
         }
         drawn = "";
@@ -44,8 +45,8 @@ export function rowBrowser(path, signal) {
     if (total === null) { page(0); return; }
     if (total === 0) { fill(box, h("p", { class: "empty" }, "No rows.")); return; }
     const tall = total * HEIGHT;
-    const room = Math.max(1, box.scrollHeight - box.clientHeight);
-    const top = tall > TALLEST ? box.scrollTop / room * (tall - box.clientHeight) : box.scrollTop;
+    const most = Math.max(1, box.scrollHeight - box.clientHeight);
+    const top = tall > TALLEST ? box.scrollTop / most * (tall - box.clientHeight) : box.scrollTop;
     const first = Math.max(0, Math.floor(top / HEIGHT) - 4);
     const last = Math.min(total, first + Math.ceil(box.clientHeight / HEIGHT) + 10);
     const now = `${first} ${last}`;
@@ -66,6 +67,12 @@ export function rowBrowser(path, signal) {
   watch.observe(box);
   let asked = 0;
   box.addEventListener("scroll", () => { asked ||= requestAnimationFrame(() => { asked = 0; draw(); }); });
+  // Rows that were asked for while the server was away are asked for again.
+  events.addEventListener("back", () => {
+    if (total === null) fill(box, room, list);
+    drawn = "";
+    draw();
+  }, { signal });
   box.stop = () => watch.disconnect();
   return box;
 }

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from flowbed.testing.simulators.batch_api.files import Files, StoredFile
     from flowbed.testing.simulators.batch_api.forms import Field
-    from flowbed.testing.simulators.openai import OpenAI
+    from flowbed.testing.simulators.providers.openai import OpenAI
     from flowbed.testing.simulators.wire import Answer, OperationContext, Request
 
 BYTES = 512 * 1024 * 1024

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from flowbed.testing.simulators.batch_api.jobs import Job, Jobs
     from flowbed.testing.simulators.content import Content
-    from flowbed.testing.simulators.openai import OpenAI
+    from flowbed.testing.simulators.providers.openai import OpenAI
     from flowbed.testing.simulators.wire import Answer, Operation, OperationContext, Request
 
 WINDOW = 86_400.0  # seconds

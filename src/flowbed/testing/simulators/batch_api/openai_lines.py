@@ -17,7 +17,7 @@ from flowbed.testing.simulators.batch_api.jobs import Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flowbed.testing.simulators.openai import OpenAI
+    from flowbed.testing.simulators.providers.openai import OpenAI
     from flowbed.testing.simulators.wire import Answer, Call
 
 ENDPOINT = "/v1/embeddings"

@@ -22,7 +22,7 @@ from flowbed.testing.simulators.wire import JobTexts, Stream, VendorError, as_js
 if TYPE_CHECKING:
     from flowbed.testing.simulators.batch_api.files import StoredFile
     from flowbed.testing.simulators.batch_api.jobs import Job, Jobs
-    from flowbed.testing.simulators.voyage import Voyage
+    from flowbed.testing.simulators.providers.voyage import Voyage
     from flowbed.testing.simulators.wire import Answer, Operation, OperationContext, Request
 
 WINDOW = 43_200.0  # seconds

@@ -15,7 +15,7 @@ from flowbed.testing.simulators.batch_api.jobs import Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flowbed.testing.simulators.voyage import Voyage
+    from flowbed.testing.simulators.providers.voyage import Voyage
     from flowbed.testing.simulators.wire import Answer, Call
 
 EXPIRED = "This request could not be executed before the completion window expired."

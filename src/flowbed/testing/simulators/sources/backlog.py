@@ -61,6 +61,7 @@ SCRIPT = (
         "delete_document_comment",
         "hide",
         "show",
+        "refuse",
         "advance",
     ),
 )
@@ -81,6 +82,7 @@ class _Project:
     trash: set[str] = field(default_factory=set)
     activities: list[Row] = field(default_factory=list)
     visible: bool = True
+    refused: bool = False
     highest: int = 0
 
 
@@ -285,6 +287,10 @@ class Backlog:
         """Let the member take part again."""
         self.projects[project].visible = True
 
+    def refuse(self, project: int) -> None:
+        """List a project, and refuse everything in it."""
+        self.projects[project].refused = True
+
     def advance(self, seconds: float) -> None:
         """Advance the clock."""
         self.now += timedelta(seconds=seconds)
@@ -369,7 +375,8 @@ class Backlog:
         if self.outage or (self.broken and self.broken in path):
             self.outage = max(0, self.outage - 1)
             return Answer(status=502, body=b"<html>502</html>", headers=((b"content-type", b"text/html"),))
-        self._spent = [each for each in self._spent if each > self.now - timedelta(minutes=1)]
+        since = self.now - timedelta(minutes=1)
+        self._spent = [each for each in self._spent if each > since] if self.limit else []
         if self.storm or (self.limit and len(self._spent) >= self.limit):
             self.storm = max(0, self.storm - 1)
             self.refused += 1
@@ -424,13 +431,16 @@ class Backlog:
     def _project(self, name: str) -> _Project:
         for number, each in self.projects.items():
             if name in (str(number), each.row["projectKey"]) and each.visible:
+                if each.refused:
+                    raise _RefusalError(403, 5, "No permission.")
                 return each
         raise _RefusalError(404, 6, "No project.")
 
     def _issue(self, number: str) -> tuple[_Project, Row]:
+        wanted = int(number) if number.isdecimal() else 0
         for project in self.projects.values():
             for row in project.issues.values():
-                if number in (str(row["id"]), row["issueKey"]) and project.visible:
+                if (row["id"] == wanted or row["issueKey"] == number) and project.visible:
                     return project, row
         raise _RefusalError(404, 6, "No issue.")
 

@@ -272,7 +272,8 @@ class GitLab:
         if kind == "wikis":
             return _json(200, list(self.pages.values()))
         if not rest:
-            return self._list([self._row(kind, iid) for iid in self.rows[kind]], query)
+            rows = [*self.rows[kind].values()]
+            return self._list(rows, query, seen=lambda row: self._row(kind, row["iid"]))
         iid = int(rest[0])
         if iid not in self.rows[kind]:
             raise _RefusalError(404, "404 Not Found")
@@ -304,6 +305,7 @@ class GitLab:
         query: Mapping[str, str],
         *,
         shown: Callable[[dict[str, Any]], bool] = lambda _row: True,
+        seen: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row,
     ) -> Answer:
         order = query.get("order_by", "created_at")
         found = sorted(
@@ -321,7 +323,7 @@ class GitLab:
                 405, {"error": f"{message} objects of type Issue. Remaining records can be retrieved using"}
             )
         following = str(page + 1) if first + size < len(found) else ""
-        answer = _json(200, [row for row in found[first : first + size] if shown(row)])
+        answer = _json(200, [seen(row) for row in found[first : first + size] if shown(row)])
         headers = (
             *answer.headers,
             (b"x-next-page", following.encode()),

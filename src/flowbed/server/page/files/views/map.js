@@ -1,6 +1,7 @@
 // Map: the vectors of a collection in a plane, to look around in.
 
 import { download, events, get, post } from "../api.js";
+import { MOST, write } from "../area.js";
 import { remember } from "../app.js";
 import { facts, fill, h, prose, svg } from "../dom.js";
 import { bytes, count, moment, number, short } from "../format.js";
@@ -116,9 +117,13 @@ export async function show(root, context) {
   function chosen(points) {
     if (!points) { fill(reading, h("p", { class: "note" }, "Nothing is selected.")); return; }
     const topics = new Map();
+    const area = write({ version: map.version, by: kind === "source" ? "source" : "topic", without: [...off], path: plot.outline });
     points.forEach((point) => topics.set(map.topic[point], (topics.get(map.topic[point]) ?? 0) + 1));
     read(points.slice(0, LISTED), (found) => fill(reading,
       h("div", { class: "head" }, h("h2", {}, `${count(points.length, "passage")} selected`), h("button", { type: "button", class: "quiet", onclick: () => plot.clear() }, "Clear")),
+      points.length > MOST
+        ? h("p", { class: "note" }, `To search in a selection, draw it around at most ${number(MOST)} passages.`)
+        : h("p", {}, h("a", { href: `#/search?${new URLSearchParams({ c: name, area })}` }, "Search in these")),
       h("p", { class: "hint" }, [...topics].sort((a, b) => b[1] - a[1]).slice(0, 4).map(([topic, many]) => `${map.topics[topic]}: ${number(many)}`).join(" · ")),
       found.map((row, place) => h("div", { class: "passage" }, h("p", { class: "hint mono" }, row.id), h("p", { class: "text" }, short(row.document, 160)), h("button", { type: "button", class: "quiet", onclick: () => plot.pick(points[place]) }, "Read"))),
       points.length > found.length && h("p", { class: "hint" }, `and ${number(points.length - found.length)} more`)));

@@ -2,6 +2,7 @@
 
 import { events, get, post } from "../api.js";
 import { remember } from "../app.js";
+import * as areas from "../area.js";
 import { badge, copy, facts, fill, h, link, prose } from "../dom.js";
 import { write } from "../exact.js";
 import { OPERATORS, read, TEXT, valueOf, whereOf } from "../filters.js";
@@ -24,6 +25,7 @@ export async function show(root, { params, signal, session, again }) {
     limit: LIMITS.includes(Number(params.get("n"))) ? Number(params.get("n")) : 10, conditions: read(params.get("f")),
     mode: MODES.some(([mode]) => mode === params.get("mode")) ? params.get("mode") : "vector",
     order: ORDERS.some(([order]) => order === params.get("order")) ? params.get("order") : "score", like: params.get("like") ?? "",
+    area: params.get("c") ? areas.read(params.get("area")) : null, ids: null, // of the rows in the area, once they are known
   };
   const fields = new Fields(signal);
   const chips = h("div", { class: "row", role: "group", "aria-label": "Conditions" });
@@ -39,7 +41,7 @@ export async function show(root, { params, signal, session, again }) {
   }, options.map(([key, text]) => h("option", { value: key, selected: String(key) === String(value) }, text))));
 
   function changed(name) {
-    if (name === "collection") drawChips();
+    if (name === "collection") { state.area = state.ids = null; drawChips(); }
     save();
     if (state.like || query.value.trim()) search({ like: state.like });
   }
@@ -54,6 +56,7 @@ export async function show(root, { params, signal, session, again }) {
     if (state.order !== "score") kept.set("order", state.order);
     if (state.mode !== "vector") kept.set("mode", state.mode);
     if (state.conditions.length) kept.set("f", write(state.conditions));
+    if (state.area) kept.set("area", areas.write(state.area));
     remember("search", [], kept);
   }
 
@@ -78,7 +81,12 @@ export async function show(root, { params, signal, session, again }) {
       save();
       query.focus();
     } }, "×"));
-    fill(chips, like, set, h("button", { type: "button", class: "quiet", "aria-expanded": String(adding), onclick: () => drawChips({ adding: !adding }) }, adding ? "Cancel" : "+ Condition"));
+    const area = state.area && h("span", { class: "chip set" }, state.ids ? `the ${count(state.ids.length, "passage")} selected on the map` : "what is selected on the map", h("button", { type: "button", "aria-label": "Search outside the selection too", onclick: () => {
+      state.area = state.ids = null;
+      drawChips();
+      changed("area");
+    } }, "×"));
+    fill(chips, like, area, set, h("button", { type: "button", class: "quiet", "aria-expanded": String(adding), onclick: () => drawChips({ adding: !adding }) }, adding ? "Cancel" : "+ Condition"));
     if (adding) fields.of(state.collection).then((known) => {
       const form = adder(known, condition);
       chips.append(form);
@@ -87,9 +95,10 @@ export async function show(root, { params, signal, session, again }) {
   }
 
   function body() {
+    const conditions = state.ids ? [["$id", "$in", state.ids], ...state.conditions] : state.conditions;
     return {
       ...(state.like ? { like: state.like } : { query: state.query }), ...(state.collection && { collection: state.collection }),
-      ...(state.conditions.length && { where: whereOf(state.conditions) }), limit: state.limit,
+      ...(conditions.length && { where: whereOf(conditions) }), limit: state.limit,
       ...(state.unit === "document" && { unit: "document" }), ...(state.mode !== "vector" && !state.like && { mode: state.mode }),
       ...(state.order !== "score" && { order: state.order }),
     };
@@ -108,11 +117,19 @@ export async function show(root, { params, signal, session, again }) {
     const slow = setTimeout(() => fill(results, h("p", { class: "empty", role: "status" }, "Still searching…")), 1500);
     const began = performance.now();
     try {
+      if (state.area && !state.ids) {
+        state.ids = await areas.idsIn(state.collection, state.area, mine.signal);
+        drawChips();
+      }
       const found = await post("/v1/search", body(), mine.signal);
       fill(results, drawn(found, performance.now() - began));
     } catch (error) {
       if (mine !== running) return;
-      fill(results, mine.signal.aborted ? h("p", { class: "empty" }, "Stopped.") : h("div", { class: "problem", role: "alert" }, h("p", {}, prose(error.message)), h("button", { type: "button", onclick: () => search({ like }) }, "Try again")));
+      if (state.area && error.status === 404) error.message = "The map has changed since the selection: select again on the new one.";
+      if (mine.signal.aborted) { fill(results, h("p", { class: "empty" }, "Stopped.")); return; }
+      const problem = h("div", { class: "problem", role: "alert" }, h("p", {}, prose(error.message)), h("button", { type: "button", onclick: () => search({ like }) }, "Try again"));
+      fill(results, problem);
+      if (!error.status) events.addEventListener("back", () => { if (problem.isConnected && !running) search({ like }); }, { once: true, signal });
     } finally {
       clearTimeout(slow);
       if (mine === running) {
@@ -151,7 +168,9 @@ export async function show(root, { params, signal, session, again }) {
       try {
         add(await post("/v1/search", { ...asked, cursor }, signal));
       } catch (error) {
-        if (!signal.aborted) fill(more, h("p", { class: "problem", role: "alert" }, prose(error.message)));
+        if (signal.aborted) return;
+        button.disabled = false;
+        fill(more, button, h("p", { class: "problem", role: "alert" }, prose(error.message)));
       }
     }
     add(found);
@@ -310,7 +329,7 @@ async function why(hit, place, words, state, versions, signal) {
 
 /** Say in a sentence or two what made it a hit. */
 function explained(hit, place, words, state) {
-  const among = `Of all passages${state.conditions.length ? " that fulfil the conditions" : ""}`;
+  const among = `Of all passages${state.conditions.length || state.area ? " that fulfil the conditions" : ""}`;
   const nth = place ? `${place + 1}. best` : "best";
   if (state.like) return `${among}, its vector is the ${place ? `${place + 1}. nearest` : "nearest"} to that of ${state.like}: the cosine of the angle between them is ${hit.score.toFixed(4)}.`;
   if (state.mode === "text") return `${among}, it is the ${nth} by its words: it has ${quoted(hit.matched)}, and rare words count more (BM25 ${hit.score.toFixed(3)}).`;

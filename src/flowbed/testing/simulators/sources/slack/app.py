@@ -14,6 +14,7 @@ import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from email.utils import formatdate
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl
 
@@ -24,7 +25,7 @@ from flowbed.testing.simulators.sources.slack.workspace import SlackWorkspace
 from flowbed.testing.simulators.wire import JSON, Answer, as_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from flowbed.testing.simulators.serving.asgi import Receive, Scope, Send
     from flowbed.testing.simulators.sources.slack.workspace import SimulatedChannel
@@ -229,17 +230,20 @@ class SlackSimulator:
             if not found:
                 return {"ok": False, "error": "thread_not_found"}
             return self._paged("messages", found, arguments)
-        oldest, latest = arguments.get("oldest", "0"), arguments.get("latest", "99999999999.999999")
+        bounds = {name: arguments[name] for name in ("oldest", "latest") if name in arguments}
         inclusive = arguments.get("inclusive") in {"true", "1"}
-        found = [
-            each
-            for each in self.workspace.history(channel.id)
-            if _within(each["ts"], oldest, latest, inclusive=inclusive)
-        ]
-        return self._paged("messages", found, arguments)
+        listed = self.workspace.listed(channel.id, **bounds, inclusive=inclusive)
+        return self._paged("messages", listed, arguments, shown=partial(self.workspace.seen, channel.id))
 
-    def _paged(self, name: str, found: Sequence[Any], arguments: Mapping[str, str]) -> Reply:
-        """Return a page; its cursor is bound to the arguments and to the item before it."""
+    def _paged(
+        self,
+        name: str,
+        found: Sequence[Any],
+        arguments: Mapping[str, str],
+        *,
+        shown: Callable[[Any], Any] = lambda each: each,
+    ) -> Reply:
+        """Return a page of items, or of ids that are `shown`; its cursor is bound to the arguments and the last."""
         limit = int(arguments.get("limit", DEFAULT_LIMIT))
         limit = min(limit, SLOW_PAGE) if self.slow and name == "messages" else limit
         others = sorted((key, value) for key, value in arguments.items() if key != "cursor")
@@ -247,16 +251,15 @@ class SlackSimulator:
         start = 0
         if cursor := arguments.get("cursor"):
             bound, _, after = base64.b64decode(cursor).decode().partition(":")
-            ids = [each.get("ts") or each["id"] for each in found]
+            ids = [*map(_id, found)]
             if bound != mark:
                 return {"ok": False, "error": "invalid_cursor"}
             # An item that was deleted since then is no reason to lose the place.
             start = ids.index(after) + 1 if after in ids else _place(ids, after)
-        page = list(found[start : start + limit])
+        page = [shown(each) for each in found[start : start + limit]]
         following = ""
         if start + limit < len(found):
-            last = page[-1].get("ts") or page[-1]["id"]
-            following = base64.b64encode(f"{mark}:{last}".encode()).decode()
+            following = base64.b64encode(f"{mark}:{_id(page[-1])}".encode()).decode()
         more = {"has_more": bool(following)} if name == "messages" else {}
         return {"ok": True, name: page, **more, "response_metadata": {"next_cursor": following}}
 
@@ -299,12 +302,8 @@ def _limited(wait: int) -> Answer:
     return Answer(status=TOO_MANY, body=body, headers=(*JSON, (b"retry-after", b"%d" % wait)))
 
 
-def _within(ts: str, oldest: str, latest: str, *, inclusive: bool) -> bool:
-    key, low, high = (
-        tuple(map(int, each.partition(".")[::2])) if "." in each else (int(each), 0)
-        for each in (ts, oldest, latest)
-    )
-    return low <= key <= high if inclusive else low < key < high
+def _id(item: Any) -> str:
+    return item if isinstance(item, str) else item.get("ts") or item["id"]
 
 
 def _place(ids: Sequence[str], after: str) -> int:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowbed.errors import Rejected
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 @dataclass
@@ -22,6 +20,26 @@ class SimulatedChannel:
     archived: bool = False
     created: int = 0
     messages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _order: list[str] = field(default_factory=list, init=False)
+    _known: set[str] = field(default_factory=set, init=False)
+    _replies: dict[str, list[str]] = field(default_factory=dict, init=False)
+
+    def order(self) -> list[str]:
+        """Return the timestamps of all messages, oldest first."""
+        # Messages may be put in and taken out by others. To compare is cheap, to sort for each call is not.
+        if self._known != self.messages.keys():
+            self._known = set(self.messages)
+            self._order = sorted(self.messages, key=timestamp)
+            self._replies = {}
+            for ts in self._order:
+                if thread := self.messages[ts].get("thread_ts"):
+                    self._replies.setdefault(thread, []).append(ts)
+        return self._order
+
+    def replies(self, thread: str) -> list[str]:
+        """Return the timestamps of the replies of a thread, oldest first."""
+        self.order()
+        return self._replies.get(thread, [])
 
 
 class SlackWorkspace:
@@ -94,13 +112,12 @@ class SlackWorkspace:
 
     def replies_to(self, channel: str, thread: str) -> list[dict[str, Any]]:
         """Return the replies of a thread, oldest first."""
-        found = [each for each in self.channels[channel].messages.values() if each.get("thread_ts") == thread]
-        return sorted(found, key=lambda each: _key(each["ts"]))
+        place = self.channels[channel]
+        return [place.messages[ts] for ts in place.replies(thread)]
 
-    def seen(self, channel: str, ts: str, replies: Sequence[dict[str, Any]] | None = None) -> dict[str, Any]:
+    def seen(self, channel: str, ts: str) -> dict[str, Any]:
         """Return a message as Slack lists it, a parent with what is said of its replies."""
-        message = self.channels[channel].messages[ts]
-        replies = self.replies_to(channel, ts) if replies is None else replies
+        message, replies = self.channels[channel].messages[ts], self.replies_to(channel, ts)
         if not replies:
             return dict(message)
         about = {"thread_ts": ts, "reply_count": len(replies), "latest_reply": replies[-1]["ts"]}
@@ -108,16 +125,17 @@ class SlackWorkspace:
 
     def history(self, channel: str) -> list[dict[str, Any]]:
         """Return the messages of the channel itself, newest first: replies only if they were also sent there."""
-        replies: dict[str, list[dict[str, Any]]] = {}
-        for each in sorted(self.channels[channel].messages.values(), key=lambda each: _key(each["ts"])):
-            if "thread_ts" in each:
-                replies.setdefault(each["thread_ts"], []).append(each)
-        listed = [
-            self.seen(channel, ts, replies.get(ts, ()))
-            for ts, each in self.channels[channel].messages.items()
-            if "thread_ts" not in each or each.get("subtype") == "thread_broadcast"
-        ]
-        return sorted(listed, key=lambda each: _key(each["ts"]), reverse=True)
+        return [self.seen(channel, ts) for ts in self.listed(channel)]
+
+    def listed(
+        self, channel: str, oldest: str = "0", latest: str = "99999999999.999999", *, inclusive: bool = True
+    ) -> list[str]:
+        """Return the timestamps of the messages of the channel itself between those times, newest first."""
+        place = self.channels[channel]
+        order = place.order()
+        first = (bisect_left if inclusive else bisect_right)(order, timestamp(oldest), key=timestamp)
+        last = (bisect_right if inclusive else bisect_left)(order, timestamp(latest), key=timestamp)
+        return [ts for ts in reversed(order[first:last]) if _is_listed(place.messages[ts])]
 
     def thread(self, channel: str, ts: str) -> list[dict[str, Any]]:
         """Return a thread, its parent first; nothing if there is none."""
@@ -129,6 +147,11 @@ class SlackWorkspace:
         return [self.seen(channel, ts), *(dict(each) for each in self.replies_to(channel, ts))]
 
 
-def _key(ts: str) -> tuple[int, int]:
+def timestamp(ts: str) -> tuple[int, int]:
+    """Return what a timestamp is sorted by."""
     seconds, _, counter = ts.partition(".")
     return int(seconds), int(counter or 0)
+
+
+def _is_listed(message: dict[str, Any]) -> bool:
+    return "thread_ts" not in message or message.get("subtype") == "thread_broadcast"

@@ -1,0 +1,1 @@
+"""The commands that serve a project, and that bring it to AWS."""

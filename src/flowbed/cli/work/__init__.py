@@ -1,0 +1,1 @@
+"""The commands that fetch, embed and carry out work."""

@@ -1,0 +1,1 @@
+"""What every ledger must do for the server and the workers."""

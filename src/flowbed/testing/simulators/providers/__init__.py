@@ -1,0 +1,1 @@
+"""The APIs of providers that a simulator can imitate."""

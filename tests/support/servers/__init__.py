@@ -1,0 +1,1 @@
+"""Real servers that tests start: Postgres, Redis, S3, Chroma."""
