@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import subprocess
+import sys
 import time
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
@@ -115,6 +117,40 @@ def test_serve_watch_indexes_sources_without_a_command(
     assert found()
     assert server.end() == 0
     assert "Traceback" not in server.errors.read_text()
+
+
+# A watch that reads the ledger once more while it ends, as one does that is cancelled between two transactions.
+READS_AT_ITS_END = """
+import asyncio, sys
+from pathlib import Path
+from flowbed import Flowbed
+from flowbed.server.running import ServeConfig, opened
+
+async def watch(bed, **_):
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("read", await bed.ledger.chunks.counts())
+
+async def main():
+    Flowbed.watch = watch
+    async with opened(ServeConfig(folder=Path(sys.argv[1]), loopback=True, watch=True)):
+        pass
+
+asyncio.run(main())
+"""
+
+
+def test_serve_watch_ends_before_the_project_is_closed(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "project")
+    done = subprocess.run(
+        [sys.executable, "-c", READS_AT_ITS_END, folder],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "read {}\n", "")
 
 
 def test_serve_watch_with_several_workers_is_refused(

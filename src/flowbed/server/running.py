@@ -229,7 +229,11 @@ async def opened(project: ServeConfig) -> AsyncIterator[tuple[FastAPI, Service]]
         tracing = _tracing()
         if tracing is not None:
             stack.callback(tracing.close)
-        async with await aopen(project.folder) as bed, open_service(bed) as service:
+        async with (
+            await aopen(project.folder) as bed,
+            open_service(bed) as service,
+            AsyncExitStack() as beside,  # ends before the project is closed
+        ):
             await service.keys.require_deliberate(without_keys=project.without_keys)
             if not project.loopback and not await service.keys.required():
                 raise Misconfigured(
@@ -250,7 +254,7 @@ async def opened(project: ServeConfig) -> AsyncIterator[tuple[FastAPI, Service]]
             gc.collect()
             gc.freeze()
             if project.watch:
-                await stack.enter_async_context(_watching(bed))
+                await beside.enter_async_context(_watching(bed))
             async with working(app, service):
                 yield app, service
 
