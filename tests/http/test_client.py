@@ -264,7 +264,7 @@ async def test_client_silent_server_is_transient() -> None:
         await asyncio.sleep(60)
         return web.Response()
 
-    async with answering(silent) as url, provider(url, timeout=0.1) as opened:
+    async with answering(silent) as url, provider(url, timeout=1) as opened:
         with pytest.raises(Transient, match="in time") as raised:
             await opened.post("/", {})
     assert raised.value.perhaps_billed
