@@ -186,3 +186,15 @@ async def test_find_ledger_in_use_is_never_read_without_its_log(tmp_path: Path) 
     await writer.documents.swap(Swap(cursor=Cursor(source="s"), value="v1"))
     assert lazy_ledger.accesses(tmp_path / "ledger.db") == (lazy_ledger.WRITABLE,)
     await writer.close()
+
+
+async def test_find_ledger_index_of_the_log_removed_meanwhile_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last user removes the index between two looks at it."""
+    await made(tmp_path)
+    monkeypatch.setattr(type(tmp_path), "exists", lambda _: True)
+    found = find_ledger("ledger.db", folder=tmp_path)
+    assert found is not None
+    assert await found.chunks.counts() == {}
+    await found.close()

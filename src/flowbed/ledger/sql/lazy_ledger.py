@@ -209,5 +209,8 @@ def accesses(file: Path) -> tuple[str, ...]:
     """
     writable = all(os.access(each, os.W_OK) for each in (file, file.parent))
     index = file.with_name(f"{file.name}-shm")
-    in_use = index.exists() and index.stat().st_size >= LOG_INDEX_BYTES  # a failed attempt leaves a few bytes
+    try:
+        in_use = index.stat().st_size >= LOG_INDEX_BYTES  # a failed attempt leaves a few bytes
+    except OSError:  # there is none, or its last user has just removed it
+        in_use = False
     return (WRITABLE if writable else "mode=ro", *(() if in_use else ("mode=ro&immutable=1",)))

@@ -325,8 +325,10 @@ def _on_mount(place: Path, held: Snapshot) -> tuple[bool, str]:
     if not folder.is_dir():
         return False, ""
     for name, wanted in held.files.items():
-        path = folder / name
-        size = path.stat().st_size if path.is_file() else -1
+        try:
+            size = (folder / name).stat().st_size
+        except OSError:  # never copied, or just collected
+            size = -1
         if size != wanted.size:
             what = "is missing" if size < 0 else f"has {size:,} bytes instead of {wanted.size:,}"
             return True, f"{name} of snapshot {held.version} {what}"
