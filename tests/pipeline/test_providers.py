@@ -63,6 +63,21 @@ async def test_run_provider_down_continues_at_its_fallback(tmp_path: Path) -> No
     assert set(down.account.totals().statuses) == {503}
 
 
+@pytest.mark.parametrize("name", [MODEL, "small"])
+async def test_run_fallback_of_the_models_own_name_or_alias_is_used(tmp_path: Path, name: str) -> None:
+    """A chain is found by any name of the model, as the server finds it."""
+    down, up = Simulator(OpenAI(), faults=[Fault(kind="error", status=503)]), Simulator(OpenAI())
+    async with running(down) as first, running(up) as second:
+        write(tmp_path, first, second, more=f'serve.aliases = {{"small" = "{MODEL}"}}')
+        path = tmp_path.joinpath("flowbed.toml")
+        text = path.read_text("utf-8")
+        path.write_text(text.replace(f'{{"openai:{MODEL}" =', f'{{"{name}" ='), encoding="utf-8")
+        async with await flowbed.aopen(tmp_path) as bed:
+            await bed.add("docs", kind="files", location="docs")
+            report = await bed.run()
+    assert (report.failed, report.embedded) == (0, 40)
+
+
 async def test_run_fallback_of_another_space_is_refused(tmp_path: Path) -> None:
     """A model of another space is refused as a fallback, unless crossing is on, which applies to requests only."""
     down, other = Simulator(OpenAI(), faults=[Fault(kind="error", status=503)]), Simulator(OpenAI())

@@ -102,13 +102,13 @@ async def write_and_commit(group: EmbeddedGroup, context: RunContext, tally: Run
             tally.failed += 1
             tally.failures.append(Problem(subject=f"collection {collection}", reason=str(error)))
             continue
+        spent = Spent(lane=spent.lane)  # counted once, with the first collection
         if context.commits:
             await commit_readable(collection, context, tally)
         if collection in tally.unreadable:
             continue  # the delta is kept, and committed by the run that can
         tally.chunks += len(upserts)
         tally.deleted += len(deletes)
-        spent = Spent(lane=spent.lane)  # counted once, with the first collection
     await _record_failures(group, context, tally)
 
 

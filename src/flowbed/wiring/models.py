@@ -12,6 +12,7 @@ from flowbed.embedding import Closes, open_embedder
 from flowbed.errors import Misconfigured
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from flowbed.embedding import Embedder
@@ -153,7 +154,7 @@ class Embedders:
         """
         crossing = self._config.serve.crossing
         opened = {model: self._open(model)}
-        for name in settings.fallback(self._config).get(model, ()):
+        for name in self._fallbacks(model, id_=opened[model].space.model):
             try:
                 opened[name] = self._open(name)
             except Misconfigured as error:
@@ -168,6 +169,13 @@ class Embedders:
         # Crossing is for requests only: stored vectors are of one space.
         space = opened[model].space.fingerprint
         return {name: each for name, each in opened.items() if each.space.fingerprint == space}
+
+    def _fallbacks(self, model: str, *, id_: str) -> Sequence[str]:
+        """Return the fallbacks of a model, which the settings name as vendor:model, by its own name or by an alias."""
+        names = {model, id_}
+        names |= {alias for alias, name in self._config.serve.aliases.items() if name in names}
+        chains = [chain for name, chain in settings.fallback(self._config).items() if name in names]
+        return chains[-1] if chains else ()  # as the server: the last one
 
     def _account(self, model: str) -> str:
         """Name the account that a model's provider counts requests for, without revealing its key."""
