@@ -63,6 +63,26 @@ async def test_run_provider_down_continues_at_its_fallback(tmp_path: Path) -> No
     assert set(down.account.totals().statuses) == {503}
 
 
+async def test_run_answered_by_a_cheaper_fallback_costs_its_price(tmp_path: Path) -> None:
+    """What a run cost is what the provider that answered bills; estimates and budgets count with the highest price."""
+    down, up = Simulator(OpenAI(), faults=[Fault(kind="error", status=503)]), Simulator(OpenAI())
+    async with running(down) as first, running(up) as second:
+        write(tmp_path, first, second)
+        path = tmp_path.joinpath("flowbed.toml")
+        text = path.read_text("utf-8").replace("[providers.other1]", '[providers.other1]\nprice = "0.005"')
+        path.write_text(text, encoding="utf-8")
+        async with await flowbed.aopen(tmp_path) as bed:
+            await bed.add("docs", kind="files", location="docs")
+            report = await bed.run()
+            spent = await bed.spending()
+            price = await bed.price()
+    billed = up.account.totals().billed
+    assert (report.embedded, report.tokens) == (40, billed)
+    assert report.cost_usd == pytest.approx(billed * 0.005 / 1e6)
+    assert sum(each.cost_usd for each in spent) == pytest.approx(billed * 0.005 / 1e6)
+    assert price == 0.02
+
+
 @pytest.mark.parametrize("name", [MODEL, "small"])
 async def test_run_fallback_of_the_models_own_name_or_alias_is_used(tmp_path: Path, name: str) -> None:
     """A chain is found by any name of the model, as the server finds it."""

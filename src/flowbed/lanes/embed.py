@@ -174,7 +174,7 @@ async def _embed(
         texts=outcome.sent,
         planned=outcome.planned,
         tokens=outcome.tokens,
-        cost_usd=outcome.tokens * embedder.price / 1e6,
+        cost_usd=outcome.cost_usd,
         seconds=context.monotonic() - began,
     )
 

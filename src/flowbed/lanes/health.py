@@ -56,7 +56,7 @@ class Health:
             cost = size * embedder.price / 1e6
             if not budget.reserve([cost]):
                 return Transient("the budget does not allow another request"), []
-            payment, billed = Payment(budget, [cost]), 0
+            payment, paid = Payment(budget, [cost]), 0.0
             try:
                 # Past the cache, which would keep it.
                 # More than once: a connection may end for what was sent before.
@@ -65,8 +65,8 @@ class Health:
                 self._fault, self._fault_at = error, self.answered
                 return error, [size] * payment.lost
             else:
-                billed = answer.tokens
+                paid = answer.cost(embedder.price)
                 self.answered += 1
-                return None, [billed]
+                return None, [answer.tokens]
             finally:
-                payment.settle(billed * embedder.price / 1e6)
+                payment.settle(paid)

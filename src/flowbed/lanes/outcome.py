@@ -32,7 +32,7 @@ class Outcome:
     `paid` are the texts that a provider embedded; `perhaps_billed` has the tokens of each text that was sent without a
     response, once for each time, and of texts sent to find out whether the provider answers. `unsent` texts were not
     sent (again): the budget was spent, or, as `retry_later` says, the provider asked for a longer pause than a run
-    waits.
+    waits. `cost_usd` is what the realtime lane paid.
     """
 
     vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -41,6 +41,7 @@ class Outcome:
     unsent: set[str] = field(default_factory=set)
     retry_later: str = ""
     paid: dict[str, Paid] = field(default_factory=dict)
+    cost_usd: float = 0.0
     perhaps_billed: list[int] = field(default_factory=list)
 
     @property

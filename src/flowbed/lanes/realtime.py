@@ -153,13 +153,14 @@ class _Lane:
         self.outcome.unsent.update(part.keys[fitting:])
         if not fitting:
             return []
-        some, payment, billed = part.keys[:fitting], Payment(budget, costs[:fitting]), 0
+        some, payment, cost = part.keys[:fitting], Payment(budget, costs[:fitting]), 0.0
         since = self.health.answered
         try:
             answer = await call(
                 [self.texts[key] for key in some], self.embedder, payment, part.tries, self.health.failed
             )
-            billed = answer.tokens
+            cost = answer.cost(self.embedder.price)
+            self.outcome.cost_usd += cost
             self.health.answered += 1
             _keep(some, answer, self.planned, self.outcome)
         except (Transient, Misconfigured) as error:
@@ -172,7 +173,7 @@ class _Lane:
         else:
             return []
         finally:
-            payment.settle(billed * self.embedder.price / 1e6)
+            payment.settle(cost)
             self.outcome.perhaps_billed += payment.lost * sizes[:fitting]
         return await self._narrow(some, failed, since if len(some) == 1 else began)
 

@@ -121,7 +121,7 @@ class Embedded:
     `vectors` is float32 of shape (texts, dimensions). `tokens` is the provider's count for the call, and `counts` the
     tokens of each text, cached ones included; empty if unknown. `truncated` lists the positions of texts whose end was
     cut off. `cached` is how many texts came from a cache. `provider` names who embedded the others, if several could
-    have.
+    have, and `price` is then what a million tokens cost there, in US dollars; None for the price of the embedder.
     """
 
     vectors: NDArray[np.float32]
@@ -130,6 +130,11 @@ class Embedded:
     counts: tuple[int, ...] = ()
     cached: int = 0
     provider: str = ""
+    price: float | None = None
+
+    def cost(self, price: float) -> float:
+        """Return what its tokens cost in US dollars; `price` is that of the embedder, for a million."""
+        return self.tokens * (price if self.price is None else self.price) / 1e6
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,29 @@ async def test_fallback_prefers_the_first() -> None:
     assert (first.calls, second.calls) == (3, 1)
 
 
+async def test_fallback_answers_of_several_providers_cost_what_each_asks() -> None:
+    """One call takes two requests, and the first provider answers one of them."""
+
+    class Failing(Provider):
+        async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+            if "two" in texts:
+                raise Transient("down")
+            return await super().embed(texts, purpose=purpose)
+
+    first, second = Failing(), Provider()
+    first.price, second.price = 0.5, 0.1
+    first.items = second.items = 1
+    chain = Cached(Fallback([first, second]), [])
+    assert chain.price == 0.5
+    answer = await chain.embed(["one", "two"], purpose="document")
+    counts = (chain.count("one"), chain.count("two"))
+    assert answer.tokens == sum(counts)
+    assert counts[0] == counts[1]
+    assert answer.cost(chain.price) == pytest.approx(counts[0] * (0.5 + 0.1) / 1e6)
+    alone = await chain.embed(["two"], purpose="query")
+    assert alone.cost(chain.price) == pytest.approx(alone.tokens * 0.1 / 1e6)
+
+
 async def test_fallback_rejected_text_calls_no_other() -> None:
     second = Provider()
     with pytest.raises(Rejected):

@@ -108,6 +108,7 @@ class Cached(Wrapper):
             counts=await self._counted(keys, call, purpose) if self._counts else (),
             cached=sum(key not in call.sent for key in keys) if call.sent else len(keys),
             provider=call.provider,
+            price=call.price,
         )
 
     async def lookup(self, texts: Sequence[str], *, purpose: Purpose) -> dict[str, NDArray[np.float32]]:
@@ -249,9 +250,9 @@ class Cached(Wrapper):
             texts=len(texts),
             model=self.space.model,
             tokens=embedded.tokens,
-            price=self.price,
+            price=self.price if embedded.price is None else embedded.price,
         )
-        call.tokens += embedded.tokens
+        call.bill(embedded, self.price)
         call.sent.update(order)
         call.provider = embedded.provider or call.provider
         counts = embedded.counts
@@ -314,9 +315,22 @@ class _Lookup:
     wanted: Mapping[bytes, str]
     known: dict[bytes, bytes]
     tokens: int = 0
+    cost_usd: float = 0.0
+    several_prices: bool = False
     provider: str = ""
     sent: set[bytes] = field(default_factory=set)
     failed: bool = False
+
+    @property
+    def price(self) -> float | None:
+        """The price of its tokens, on the average of its requests; None where it is the embedder's."""
+        return self.cost_usd * 1e6 / self.tokens if self.several_prices and self.tokens else None
+
+    def bill(self, embedded: Embedded, price: float) -> None:
+        """Add what a request cost; `price` is that of the embedder."""
+        self.tokens += embedded.tokens
+        self.cost_usd += embedded.cost(price)
+        self.several_prices |= embedded.price is not None
 
     def join(self, results: Mapping[bytes, _FlightResult]) -> None:
         """Take over the results of other calls.

@@ -23,8 +23,8 @@ Failure = TypeVar("Failure", Transient, Misconfigured)
 class Fallback(Wrapper):
     """An embedder that calls `embedders` in turn until one answers.
 
-    It counts tokens as the first does. A call may have as many texts as all of them take, and costs as much as the most
-    expensive one, so that a budget holds whichever answers.
+    It counts tokens as the first does. A call may have as many texts as all of them take. Its `price` is that of the
+    most expensive one, so that a budget holds whichever answers; an answer has the price of the one that gave it.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Fallback(Wrapper):
                 errors.append(error)
                 failed = name
                 continue
-            return replace(answer, provider=name), embedder
+            return replace(answer, provider=name, price=embedder.price), embedder
         raise _combined(errors)
 
     async def aclose(self) -> None:

@@ -242,7 +242,7 @@ class ReembeddingExecution(IndexJobExecution):
             return
         done.sent += len(part.ids) - embedded.cached
         done.tokens += embedded.tokens
-        done.cost_usd += embedded.tokens * model.price / 1e6
+        done.cost_usd += embedded.cost(model.price)
         rows = PrecomputedRows(
             ids=part.ids, vectors=embedded.vectors, texts=part.texts, metadata=part.metadata
         )
