@@ -27,8 +27,8 @@ location = "notes.jsonl"
 class Project:
     """A server with a collection, whose rows come from a source, a client and precomputed vectors."""
 
-    def __init__(self, folder: Path) -> None:
-        self.running = Running(write_project(folder, SETTINGS, model="seeded:64"))
+    def __init__(self, folder: Path, more: str = "") -> None:
+        self.running = Running(write_project(folder, SETTINGS + more, model="seeded:64"))
         (folder / "notes.jsonl").write_text('{"id": "a", "text": "from a source", "title": "Title"}\n')
         bed: Any = self.running.service.bed
         self.running.wait(bed.run())
@@ -103,6 +103,24 @@ def test_reembed_turn_by_turn_follows_changes_and_sends_each_text_once(
     assert sorted(project.texts("notes-turns", "x")) == sorted(project.texts("notes", "x"))
     project.put("b", "of a client")
     assert project.worked(project.create("notes-again"))["counts"]["embedded"] == 0  # all vectors are known
+
+
+def test_reembed_with_a_paid_model_is_among_the_spending(tmp_path: Path) -> None:
+    """What the job was billed is recorded for the copy, once: a second copy of known vectors costs nothing."""
+    project = Project(tmp_path, '[providers.seeded]\nprice = "0.5"\n')
+    bed: Any = project.running.service.bed
+    try:
+        jobs = [project.reembed("notes-48"), project.reembed("notes-again")]
+        found = project.running.wait(bed.spending("source"))
+    finally:
+        project.running.close()
+    assert [job["status"] for job in jobs] == ["completed"] * 2
+    assert [job["counts"]["embedded"] for job in jobs] == [3, 0]
+    (spent,) = [each for each in found if each.name.startswith("notes-")]
+    assert (spent.name, spent.texts) == ("notes-48", 3)
+    assert spent.billed == spent.planned > 0
+    assert spent.cost_usd == pytest.approx(spent.billed * 0.5 / 1e6)
+    assert jobs[0]["cost"]["billed_usd"] == pytest.approx(spent.cost_usd)
 
 
 def test_reembed_rolled_back_leaves_nothing(project: Project) -> None:

@@ -5,6 +5,7 @@ What is still to be done follows from comparing the two collections, so every st
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from flowbed.errors import NotFound, Rejected
 from flowbed.index.active_space import require_same
 from flowbed.lanes.batch_files import read_chunk_texts
 from flowbed.lanes.failures import RunStats
+from flowbed.ledger import SpendRow
 from flowbed.records import Problem, canonical
 from flowbed.records.precomputed import PrecomputedRows
 from flowbed.services.jobs.chunk_states import row_of_mark
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.cache.cached import Cached
     from flowbed.index.search.rows import Selection
     from flowbed.ledger import ChunkMark
+    from flowbed.records import Embedded
 
 # Refused rows after which a job gives up: the model is not fit for the collection.
 REFUSED_MOST = 100
@@ -230,6 +233,7 @@ class ReembeddingExecution(IndexJobExecution):
         """Embed texts together, or if one is refused, each half by itself."""
         from flowbed.pipeline.ingest import ingest  # loads pyarrow
 
+        planned = await _planned(model, part.sent) if model.price else 0
         try:
             embedded = await model.embed(part.sent, purpose="document")
         except Rejected as error:
@@ -243,12 +247,30 @@ class ReembeddingExecution(IndexJobExecution):
         done.sent += len(part.ids) - embedded.cached
         done.tokens += embedded.tokens
         done.cost_usd += embedded.cost(model.price)
+        if embedded.tokens and model.price:
+            await self._record(embedded, planned=planned, texts=len(part.ids) - embedded.cached, model=model)
         rows = PrecomputedRows(
             ids=part.ids, vectors=embedded.vectors, texts=part.texts, metadata=part.metadata
         )
         context = self._bed.run_context()
         written = await ingest(rows, context, collection=self.row.target, space=model.space, commit=False)
         done.failures += written.refused
+
+    async def _record(self, embedded: Embedded, *, planned: int, texts: int, model: Cached) -> None:
+        """Record what a call cost, before its vectors are written: for the copy as a whole, which no source fills."""
+        at = self._clock()
+        row = SpendRow(
+            run=f"{self.row.id} {at}",
+            lane="realtime",
+            source=self.row.target,
+            document="",
+            texts=texts,
+            planned=planned,
+            billed=embedded.tokens,
+            cost_usd=embedded.cost(model.price),
+            at=at,
+        )
+        await self._bed.ledger.spending.record([row])
 
     async def _sent(self, ids: Sequence[str]) -> dict[str, str]:
         """Read what of some rows was embedded, such as a title in front of the text; what is not kept is missing."""
@@ -269,6 +291,13 @@ class ReembeddingExecution(IndexJobExecution):
                 space=model.space,
                 commit=False,
             )
+
+
+async def _planned(model: Cached, texts: Sequence[str]) -> int:
+    """Return the tokens that will be billed: those of the texts that the cache does not have."""
+    known = await model.known(texts, purpose="document")
+    unknown = [text for text in dict.fromkeys(texts) if text not in known]
+    return await asyncio.to_thread(lambda: sum(model.bill(text, model.count(text)) for text in unknown))
 
 
 def _part(rows: Selection, places: Sequence[int]) -> Selection:
