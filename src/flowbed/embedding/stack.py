@@ -143,7 +143,7 @@ class Stack:
         guarded = CircuitBreaking(
             self._limited(breaker.name, embedder, patience=PATIENCE),
             breaker,
-            outages=self._outages() if remote else None,
+            outages=self._outages(breaker.name) if remote else None,
         )
         if coalescing == "off" or (remote and coalescing == "local"):
             return guarded
@@ -164,14 +164,14 @@ class Stack:
                     self._buckets = SharedBuckets(RedisBuckets(client, burst=BURST), self._buckets)
             return self._buckets
 
-    def _outages(self) -> Outages | None:
-        """Return what the breakers of all processes know; None where no Redis is set."""
+    def _outages(self, name: str) -> Outages | None:
+        """Return what all processes with the account of a model know; None where no Redis is set."""
         client = self._redis()
         if client is None:
             return None
         from flowbed.embedding.wrappers.outages import RedisOutages
 
-        return RedisOutages(client)
+        return RedisOutages(client, prefix=f"flowbed:outages:{self.account(name)}:")
 
     def _redis(self) -> Redis | None:
         with self._opening:

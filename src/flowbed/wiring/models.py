@@ -178,11 +178,15 @@ class Embedders:
         return chains[-1] if chains else ()  # as the server: the last one
 
     def _account(self, model: str) -> str:
-        """Name the account that a model's provider counts requests for, without revealing its key."""
+        """Name the account that a model's provider counts requests for, without revealing its key.
+
+        Other projects may share a Redis with this one, and have another provider under the same name.
+        """
         from flowbed.embedding.wrappers.buckets import bucket_name
 
         _, options = settings.provider_options(self._config, model)
-        return bucket_name(model.partition(":")[0], options.get("api_key", ""))
+        whose = [options.get(each, "") for each in ("api_key", "base_url", "endpoint")]
+        return bucket_name(model.partition(":")[0], "\n".join(whose))
 
     def _open(self, model: str) -> Embedder:
         if model not in self._models:
