@@ -44,12 +44,13 @@ async def key(service: Service, name: str) -> Caller:
 
 
 class Slow(Provider):
-    """A model with slow calls, which is down for texts of A while `down` is set."""
+    """A model whose calls take some `seconds`, which is down for texts of A while `down` is set."""
 
+    seconds = 0.002
     down = False
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(self.seconds)
         if self.down and texts[0].startswith("A"):
             raise Unavailable("down", retry_after=0.01)
         return await super().embed(texts, purpose=purpose)
@@ -109,6 +110,7 @@ async def test_worker_all_places_taken_by_one_key_runs_the_job_of_another_first(
 ) -> None:
     """No text is sent twice."""
     monkeypatch.setattr(stage, "AT_ONCE", 3)
+    slow.seconds = 0.03  # the machine has time to see the short job while long ones run
     async with opened() as service:
         many, few = await key(service, "A"), await key(service, "B")
         texts = [[f"A{job} {n}" for n in range(60)] for job in range(stage.AT_ONCE + 1)]
@@ -117,6 +119,7 @@ async def test_worker_all_places_taken_by_one_key_runs_the_job_of_another_first(
             await until(service, long[stage.AT_ONCE - 1], lambda job: job.completed)
             short = await until(service, await begin(service, [line("b", "B")], few), lambda job: job.ended)
             states = [(await service.jobs.get(job.owner, job.id)).state for job in long]
+            slow.seconds = 0.002
             ended = [await until(service, job, lambda job: job.ended) for job in long]
         assert (short.state, short.completed) == ("completed", 1)
         assert "completed" not in states

@@ -140,7 +140,7 @@ async def test_connection_that_is_idle_after_an_unwanted_body_is_closed() -> Non
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await answer(send, status=404)
 
-    async with served(app, timeout_keep_alive=0.3) as address:
+    async with served(app, timeout_keep_alive=1) as address:
         reader, writer = await asyncio.open_connection(*address)
         writer.write(POST % 3)
         await reader.readuntil(b"\r\n\r\n")
@@ -152,7 +152,7 @@ async def test_connection_that_is_idle_after_an_unwanted_body_is_closed() -> Non
 
 async def test_connection_response_that_is_never_read_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow reader gets all of it."""
-    monkeypatch.setattr(connection, "WRITE_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "WRITE_SECONDS", 1.0)
     monkeypatch.setattr(connection, "WRITE_RATE", 100_000)
     size, ended = 20_000_000, asyncio.Event()
 
@@ -336,7 +336,7 @@ async def test_gate_one_key_with_bodies_that_never_come_leaves_places_to_others(
     """Its requests end when their bodies stall."""
     secrets = [(await service.keys.create(name, secret=service.bed.secret))[1] for name in ("a", "b")]
     few = replace(service, serving=replace(service.serving, concurrency=8), keys=service.bed.keys())
-    app = create_app(few, body_seconds=1)
+    app = create_app(few, body_seconds=3)  # until then all are admitted or refused
     settled = asyncio.Queue[None]()  # one for each request that was admitted or answered
 
     async def never() -> dict[str, Any]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BOUNDARY = "b0undary"
 FORM = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
+# Seconds before each part of a slow upload: six of them are longer than a body may stall there, one is far shorter.
+PAUSE, STALL = 0.3, 1.0
 
 
 def form(*fields: tuple[str, str | bytes], filename: str = "in.jsonl", ended: bool = True) -> bytes:
@@ -168,12 +170,12 @@ async def test_upload_has_a_size_limit_of_its_own(service: Service, monkeypatch:
 
 async def test_upload_may_take_long_while_bytes_keep_coming(service: Service) -> None:
     """A stalled upload gets 408."""
-    app = create_app(service, body_seconds=0.2)
+    app = create_app(service, body_seconds=STALL)
     whole = form(("purpose", "batch"), ("file", b"x" * 1_000_000))
 
     def slowly(parts: list[bytes]) -> Any:
         async def receive() -> dict[str, Any]:
-            await asyncio.sleep(0.1 if parts else 3600)
+            await asyncio.sleep(PAUSE if parts else 3600)
             return {"type": "http.request", "body": parts.pop(0), "more_body": True}
 
         return receive
@@ -185,7 +187,7 @@ async def test_upload_may_take_long_while_bytes_keep_coming(service: Service) ->
     finite = [*parts, b""]
 
     async def receive() -> dict[str, Any]:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(PAUSE)
         return {"type": "http.request", "body": finite.pop(0), "more_body": bool(finite)}
 
     assert (await call(app, "POST", "/v1/files", receive, FORM)).status == 200

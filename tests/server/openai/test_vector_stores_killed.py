@@ -105,7 +105,7 @@ class Filling:
     def assert_completed(self) -> None:
         """Wait for the end of the call; the counts are right."""
         number = len(self.texts)
-        self._thread.join(timeout=20 + number / 2)
+        self._thread.join(timeout=120 + number / 2)
         (batch,) = self._batches
         counts = batch.file_counts
         assert (batch.status, counts.completed, counts.total) == ("completed", number, number)

@@ -13,6 +13,7 @@ from flowbed.ledger import DeadLetter, SpendRow
 from flowbed.ledger.rows import Failure, SubmissionRow, Swap
 from flowbed.records import Status
 from flowbed.records.precomputed import PrecomputedRows
+from flowbed.testing.servers import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,8 +157,8 @@ async def _written(shown: Slowed, collection: str) -> None:
 def test_page_server_that_goes_away_and_comes_back_is_waited_for(browser: Browser, tmp_path: Path) -> None:
     """A live view goes on; one that could not be loaded is loaded; so are rows, and a search is repeated."""
     folder = write_indexed(tmp_path / "project", [{"id": f"{n}", "text": f"text {n}"} for n in range(150)])
-    running = Slowed(folder)
-    port = int(running.url.rpartition(":")[2])
+    port = free_port()  # which no client takes while nothing listens there
+    running = Slowed(folder, port=port)
     context = browser.new_context(base_url=running.url)
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
@@ -213,9 +214,15 @@ def test_page_in_a_browser_that_keeps_nothing_is_shown_in_the_chosen_theme(page:
 
 def test_page_slow_server_says_that_it_waits(page: Page, shown: Slowed) -> None:
     shown.hold("/v1/collections")
-    page.goto("/#/collections")
+    page.clock.install(time=0)
+    page.clock.pause_at(1_000)  # the first text must not be replaced before it is looked for
+    with page.expect_request("**/v1/collections"):
+        page.goto("/#/collections")
+    page.clock.run_for(1_000)
     page.get_by_text("Loading…").wait_for()
+    page.clock.run_for(3_000)
     page.get_by_text("Still waiting for the server…").wait_for()
+    page.clock.resume()
     page.get_by_role("link", name="Keys and quotas").click()  # others can be used meanwhile
     expect(page.locator("h1")).to_have_text("Keys and quotas")
     shown.let_go("/v1/collections")
