@@ -122,12 +122,13 @@ def _prefixes(entity: Mapping[str, Any]) -> list[str]:
 async def _register(told: _Messages, bed: Flowbed) -> None:
     """Register the deltas of other producers, which commits them; one that is refused is a dead letter."""
     for message, keys in told.producers.items():
-        try:
-            await bed.add_deltas(*keys)
-        except Rejected as error:
-            told.refuse(message, str(error))
-        except Error as error:
-            told.failed[message] = str(error)
+        for key in keys:  # one that is missing stops no other
+            try:
+                await bed.add_deltas(key)
+            except Rejected as error:
+                told.refuse(message, str(error))
+            except Error as error:
+                told.failed[message] = str(error)
 
 
 async def _commit(told: _Messages, bed: Flowbed, call: Invocation) -> None:

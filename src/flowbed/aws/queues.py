@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ TOGETHER = 10
 # A message that is worked on stays invisible for so many heartbeats: two may fail.
 BEATS = 3
 FIFO = ".fifo"
+# What SQS takes as the id of a group.
+GROUP = re.compile(r"[!-~]{1,128}")
 
 
 async def send(messages: Sequence[RunMessage], queue: str) -> dict[int, str]:
@@ -72,10 +76,18 @@ def _entry(place: int, message: RunMessage, *, fifo: bool) -> dict[str, Any]:
         },
     }
     if fifo:
-        group = ("COMPACTION_RUN", message.entity.get("image_id", ""), message.collection)
-        entry["MessageGroupId"] = ":".join(filter(None, group))
+        entry["MessageGroupId"] = _group(str(message.entity.get("image_id") or ""), message.collection)
         entry["MessageDeduplicationId"] = f"{message.run}:{message.collection}"
     return entry
+
+
+def _group(image: str, collection: str) -> str:
+    """Return the group whose messages keep their order; an image whose id SQS would refuse is named by its hash."""
+    group = ":".join(filter(None, ("COMPACTION_RUN", image, collection)))
+    if GROUP.fullmatch(group):
+        return group
+    hashed = hashlib.sha256(image.encode(errors="surrogatepass")).hexdigest()[:32]
+    return f"COMPACTION_RUN:{hashed}:{collection}"
 
 
 @asynccontextmanager

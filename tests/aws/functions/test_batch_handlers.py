@@ -91,6 +91,11 @@ def test_find_unembedded_of_a_batch_type_gathers_only_its_collection(deployment:
         ("compaction", {"operation": "vacuum"}, "operation has to be process_chunk or final_merge"),
         ("compaction", {"collection": 7}, "collection has to be a text, not 7"),
         ("data_fetcher", {"sources": "receipts"}, "sources has to be a list of names, not 'receipts'"),
+        (
+            "data_fetcher",
+            {"sources": ["receipts", "\ud83d"]},
+            r"sources has '\\ud83d', which holds a NUL or half of a character",
+        ),
         ("list_pending", [1], "the event has to be a JSON object"),
         ("compaction", {"Records": None}, "Records has to be the list of a queue's messages, not None"),
         ("compaction", {"Records": [7]}, "Records has to be the list of a queue's messages"),

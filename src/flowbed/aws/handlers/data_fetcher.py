@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from flowbed.aws.fields import fields
 from flowbed.aws.invocation import Invocation, lambda_handler
 from flowbed.errors import Error, Rejected
+from flowbed.ledger.text import is_unstorable
 from flowbed.records.values import shown
 
 if TYPE_CHECKING:
@@ -45,6 +46,12 @@ def _names(said: Mapping[str, Any], bed: Flowbed) -> list[str]:
         return list(bed.settings.sources)
     if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
         raise Rejected(f"sources has to be a list of names, not {shown(names)}", param="sources")
+    for each in names:  # JSON has escapes for what no log, file or table can hold
+        if is_unstorable(each):
+            raise Rejected(
+                f"sources has {shown(each)}, which holds a NUL or half of a character: correct the name",
+                param="sources",
+            )
     return names
 
 
