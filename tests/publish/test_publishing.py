@@ -142,13 +142,20 @@ async def test_publish_of_what_no_publication_has_says_what_to_write(notes: Proj
             await bed.publish("notes")
         with pytest.raises(NotFound, match="flowbed publish notes"):
             await bed.pull("notes", notes.folder / "mine")
-    publish_by(notes, kind="chrome")
+
+
+@pytest.mark.parametrize("named", [None, "notes"])
+async def test_publish_of_a_kind_that_does_not_exist_names_the_one_that_was_meant(
+    named: str | None, notes: Project
+) -> None:
+    """Also before anything was indexed: the collection may not be what is missing."""
+    publish_by(notes, kind="chorma")
     async with await notes.open() as bed:
-        done = await bed.publish()
-        assert (
-            "there is no kind 'chrome'; the kinds are: chroma, chroma-server, parquet"
-            in done.failures[0].reason
-        )
+        (failure,) = (await bed.publish(named)).failures
+    assert failure.subject == "publication notes"
+    assert failure.reason == (
+        "publish.notes: there is no kind 'chorma' (did you mean chroma?); the kinds are: chroma, chroma-server, parquet"
+    )
 
 
 async def test_publish_of_a_collection_that_does_not_exist_says_so(notes: Project) -> None:

@@ -21,6 +21,7 @@ SOURCE = "deltas.registered"
 # Etags of a registered delta. One that is committed is done once its files are deleted, where they are.
 WAITING, COMMITTED, DONE = "waiting", "committed", "done"
 ARCHIVE = "delta.tar.gz"
+RECORD = ".json"  # how the key of a run record ends
 _KEY = re.compile(
     rf"([a-z0-9][a-z0-9_-]{{0,62}})/delta/([A-Za-z0-9][A-Za-z0-9_.=-]{{0,127}})(?:/{re.escape(ARCHIVE)})?"
 )
@@ -42,7 +43,7 @@ async def resolve(key: str, context: Context) -> list[str]:
         Rejected: it names none.
     """
     key = key.removeprefix(f"{context.store.url.rstrip('/')}/").rstrip("/")
-    if not key.endswith(".json"):
+    if not key.endswith(RECORD):
         return [_prefix(key)]
     try:
         body = (await context.store.get(key)).body

@@ -190,31 +190,44 @@ async def _checked(
     """Read and check the rows group by group, the space with the first one; each with its number of rows."""
     from flowbed.lanes.precomputed_batches import check_rows
 
-    first = True
-    async for rows in _groups(reader):
-        if embed is not None and first:
+    checked = embed is None
+    async for rows in _groups(reader, space.dimensions):
+        # A group without any vector is refused row by row, and says nothing of the model.
+        if embed is not None and not checked and has_vectors(rows):
             done.sampled, done.cosine = await check_space(rows, space, embed)
-        first = False
+            checked = True
         yield len(rows.ids), await asyncio.to_thread(check_rows, rows, space)
 
 
-async def _groups(reader: RowReader) -> AsyncIterator[PrecomputedRows]:
+async def _groups(reader: RowReader, dimensions: int) -> AsyncIterator[PrecomputedRows]:
     """Join pages into groups."""
     held: list[PrecomputedRows] = []
     async for page in ahead(reader.pages()):
         if held and len(page.ids) + sum(len(each.ids) for each in held) > GROUP:
-            yield _joined(held)
+            yield _joined(held, dimensions)
             held = []
         held.append(page)
     if held:
-        yield _joined(held)
+        yield _joined(held, dimensions)
 
 
-def _joined(pages: Sequence[PrecomputedRows]) -> PrecomputedRows:
+def has_vectors(rows: PrecomputedRows) -> bool:
+    """Tell whether any row has a vector; readers give NaN in place of one that is missing."""
+    import numpy as np
+
+    return not bool(np.isnan(rows.vectors).all())
+
+
+def _joined(pages: Sequence[PrecomputedRows], dimensions: int) -> PrecomputedRows:
+    """Join pages; one without any vector, which cannot tell its dimensions, gets those of the others."""
     import numpy as np
 
     try:
-        vectors = np.concatenate([np.asarray(page.vectors, np.float32) for page in pages])
+        parts = [np.asarray(page.vectors, np.float32) for page in pages]
+        wide = next((part.shape[1] for part in parts if part.size), dimensions)
+        vectors = np.concatenate(
+            [part if part.size else np.full((len(part), wide), np.nan, np.float32) for part in parts]
+        )
     except (TypeError, ValueError) as error:
         raise Rejected(f"the vectors are not lists of numbers of one length: {error}") from error
     return PrecomputedRows(

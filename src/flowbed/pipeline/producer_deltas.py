@@ -24,6 +24,7 @@ from flowbed.pipeline.delta_registry import (
     ARCHIVE,
     COMMITTED,
     DONE,
+    RECORD,
     WAITING,
     collection_of,
     mark,
@@ -98,10 +99,12 @@ async def add_deltas(
     is written elsewhere but to store and ledger. With `keep_scratch` what was unpacked stays there.
 
     Raises:
-        Rejected: a key is not that of a delta, or a run record cannot be read; nothing was registered.
+        Rejected: a key is not that of a delta, or nothing is stored under it, or a run record cannot be read; nothing
+            was registered.
         OSError: the scratch folder cannot be written; what was registered stays so.
     """
     named = [each for key in keys for each in await resolve(key, context)]
+    await _require_stored([key for key in keys if not key.endswith(RECORD)], context)
     finished = await _delete_committed(context)
     if found := [each for each in named if each not in finished]:
         await mark(context, found, WAITING)
@@ -134,6 +137,27 @@ async def add_deltas(
     await mark(context, done.committed, COMMITTED if delete_processed else DONE)
     await _delete_committed(context)
     return done
+
+
+async def _require_stored(keys: Sequence[str], context: Context) -> None:
+    """Require that there is something under each key: a mistyped one is no delta that was refused.
+
+    Raises:
+        Rejected: there is not, and no earlier call has still to delete it.
+    """
+    committed = await registered(context, COMMITTED) if keys else []
+    for key in keys:
+        (name,) = await resolve(key, context)
+        if name in committed:
+            continue
+        async for _ in context.store.list(name):
+            break
+        else:
+            raise Rejected(f"{_missing(name)}: check the key, or let its producer write it again")
+
+
+def _missing(name: str) -> str:
+    return f"there is neither {name}/{ARCHIVE} nor a Chroma directory under {name}"
 
 
 async def _delete_committed(context: Context) -> list[str]:
@@ -230,7 +254,7 @@ async def _download(
     loose = [each for each in listed if is_wanted(each.key)]
     archives = [each for each in listed if each.key == f"{name}/{ARCHIVE}"]
     if not archives and not loose:
-        raise Rejected(f"there is neither {name}/{ARCHIVE} nor a Chroma directory under {name}")
+        raise Rejected(_missing(name))
     wanted = archives or loose
     if (size := sum(each.size for each in wanted)) > limits.stored_bytes:
         raise Rejected(f"it has {size:,} bytes, and at most {limits.stored_bytes:,} are read")

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from flowbed.errors import Misconfigured
+from flowbed.records.values import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -128,15 +129,23 @@ def open_publication(kind: str, context: PublishContext, options: Mapping[str, s
     Raises:
         Misconfigured: the kind or an option is unknown.
     """
-    if kind not in KINDS:
-        raise Misconfigured(
-            f"publish.{context.name}: there is no kind {kind!r}; the kinds are: {', '.join(sorted(KINDS))}"
-        )
+    if fault := kind_fault(context.name, kind):
+        raise Misconfigured(fault)
     module, _, attribute = KINDS[kind].partition(":")
     opener: Callable[[PublishContext, Mapping[str, str]], Publication] = getattr(
         import_module(module), attribute
     )
     return opener(context, options)
+
+
+def kind_fault(name: str, kind: str) -> str:
+    """Say what is wrong with the kind of the publication with this name; an empty text if it is known."""
+    if kind in KINDS:
+        return ""
+    return (
+        f"publish.{name}: there is no kind {kind!r}{suggestion(kind, KINDS)}; the kinds are:"
+        f" {', '.join(sorted(KINDS))}"
+    )
 
 
 def checked_options(context: PublishContext, options: Mapping[str, str], known: tuple[str, ...]) -> None:

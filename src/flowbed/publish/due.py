@@ -10,7 +10,7 @@ from flowbed.errors import Error, Misconfigured
 from flowbed.index.active_space import live_collection, readable_collections, require_collection
 from flowbed.index.datasets import UNREADABLE
 from flowbed.index.versions import Manifest, newest_manifest, state
-from flowbed.publish import PublishReport, open_publication
+from flowbed.publish import PublishReport, kind_fault, open_publication
 from flowbed.publish.records import read_record, write_record
 from flowbed.records import Problem
 from flowbed.records.names import is_store
@@ -82,6 +82,9 @@ async def publish(
     published: list[Published] = []
     problems: list[Problem] = []
     for each in chosen:
+        if fault := kind_fault(each.name, each.kind):  # before a collection is missed that it may not need
+            problems.append(Problem(subject=f"publication {each.name}", reason=fault))
+            continue
         context = context_of(each.name)
         if collection is not None:
             lives = [await require_collection(context.store, collection)]

@@ -172,6 +172,26 @@ async def test_parquet_rows_that_cannot_be_stored_are_refused_alone(tmp_path: Pa
         assert (await bed.import_rows(tmp_path / "lists.parquet", collection="lists")).refused == 29
 
 
+@pytest.mark.parametrize("first", [True, False])
+async def test_parquet_page_without_any_vector_is_only_refused(
+    first: bool, tmp_path: Path, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a page does not tell how long vectors are; the model is checked with the first group that has some."""
+    monkeypatch.setattr("flowbed.publish.reading.parquet.PAGE", 10)
+    monkeypatch.setattr(importing, "GROUP", 10 if first else 20)
+    texts = [f"text of {key}" for key in IDS]
+    vectors: list[list[float] | None] = seeded(texts, 32).tolist()
+    empty = range(10) if first else range(10, 20)
+    for place in empty:
+        vectors[place] = None
+    pq.write_table(pa.table({"id": IDS, "text": texts, "vector": vectors}), tmp_path / "some.parquet")
+    async with await project.open() as bed:
+        done = await bed.import_rows(tmp_path / "some.parquet", collection="some")
+    assert (done.read, done.written, done.refused) == (30, 20, 10)
+    assert {each.subject for each in done.problems} == {IDS[place] for place in empty}
+    assert done.cosine == pytest.approx(1.0, abs=1e-5)
+
+
 async def test_dates_and_times_of_parquet_are_texts(tmp_path: Path, project: Project) -> None:
     """With nanoseconds, which Python's have not; within a struct, those beyond Python's refuse the file."""
     texts = [f"text of {key}" for key in IDS[:2]]

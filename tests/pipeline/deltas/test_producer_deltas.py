@@ -123,6 +123,20 @@ async def test_key_that_names_no_delta_is_refused_and_nothing_is_registered(
         assert (await bed.add_deltas()).refused == []
 
 
+def test_deltas_add_of_a_mistyped_key_is_an_error_that_leaves_nothing(
+    lines: Path, project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(project, "lines/delta/one", lines)
+    monkeypatch.chdir(project.folder)
+    assert run(["deltas", "add", "lines/delta/one", "lines/delta/oen"]) == 2
+    assert "there is neither lines/delta/oen/delta.tar.gz nor" in capsys.readouterr().err
+    assert run(["dead-letters", "list"]) == 0
+    assert capsys.readouterr().out == "no dead letters\n"
+    assert run(["deltas", "add"]) == 0
+    assert capsys.readouterr().out.startswith("0 deltas committed")
+    assert run(["deltas", "add", "lines/delta/one/delta.tar.gz"]) == 0
+
+
 async def test_refused_deltas_are_dead_letters_with_reasons_and_the_rest_commits(
     lines: Path, tmp_path: Path, project: Project
 ) -> None:
@@ -139,7 +153,8 @@ async def test_refused_deltas_are_dead_letters_with_reasons_and_the_rest_commits
     for name, folder in odd.items():
         put(project, f"lines/delta/{name}", folder)
     put(project, "lines/delta/good", lines)
-    (project.folder / ".flowbed" / "store" / "lines/delta/none").mkdir()
+    (none := project.folder / ".flowbed" / "store" / "lines/delta/none").mkdir()
+    (none / "READ.ME").write_text("It follows.")
     names = [f"lines/delta/{name}" for name in (*odd, "none", "good")]
     async with await project.open() as bed:
         done = await bed.add_deltas(*names)
@@ -231,6 +246,8 @@ def test_deltas_and_dead_letters_commands_name_what_was_refused(
     project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project.folder)
+    (none := project.folder / ".flowbed" / "store" / "lines/delta/none").mkdir(parents=True)
+    (none / "READ.ME").write_text("It follows.")
     assert run(["deltas", "add", "lines/delta/none"]) == 1
     assert "0 deltas committed" in capsys.readouterr().out
     assert run(["dead-letters", "show", "lines/delta/none", "--json"]) == 0
@@ -269,8 +286,8 @@ async def test_commit_takes_few_deltas_at_a_time_and_deletes_them_where_set(
         versions = [each.rows for each in await bed.versions("lines")]
         assert versions == [5, 4, 2, 0]
         assert [each.key async for each in bed.store.list("lines/delta/run-0")] == []
-        again = await bed.add_deltas("lines/delta/run-0")
-        assert "neither lines/delta/run-0/delta.tar.gz nor" in again.refused[0].reason
+        with pytest.raises(Rejected, match=r"neither lines/delta/run-0/delta\.tar\.gz nor"):
+            await bed.add_deltas("lines/delta/run-0")
         assert set(project.documents("lines")) == set(LINES)
         assert (await bed.verify())["lines"].faults == ()
 

@@ -154,6 +154,8 @@ def _matrix(column: pa.Array, file: Path) -> Any:  # float32 of shape (rows, dim
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         raise Rejected(f"the vectors of {file} are {kind}; they have to be lists of numbers")
     lengths = pc.unique(pc.list_value_length(column.drop_null())).to_pylist()
+    if not lengths:  # no row has one, and each is refused alone
+        return np.empty((len(column), 0), np.float32)
     if len(lengths) > 1:
         raise Rejected(f"the vectors of {file} are not all of one length: {sorted(lengths)[:5]}")
     values = column.flatten()
@@ -163,6 +165,6 @@ def _matrix(column: pa.Array, file: Path) -> Any:  # float32 of shape (rows, dim
     if not column.null_count:
         return numbers.reshape(len(column), *lengths)
     # Without a vector a row alone is refused.
-    rows = np.full((len(column), *(lengths or [0])), np.nan, np.float32)
-    rows[column.is_valid().to_numpy(zero_copy_only=False)] = numbers.reshape(-1, *(lengths or [0]))
+    rows = np.full((len(column), *lengths), np.nan, np.float32)
+    rows[column.is_valid().to_numpy(zero_copy_only=False)] = numbers.reshape(-1, *lengths)
     return rows
