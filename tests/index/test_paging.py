@@ -123,6 +123,18 @@ async def test_cursor_of_another_search_or_damaged_is_rejected(bench: Bench) -> 
             await ask(bench, [live], cursor=damaged)
 
 
+async def test_cursor_with_any_character_altered_is_rejected(bench: Bench) -> None:
+    """Its versions, its moment or what was shown could otherwise shift the page unnoticed."""
+    live = await fill(bench)
+    cursor = (await ask(bench, [live], limit=2)).next
+    assert cursor is not None
+    for place, character in enumerate(cursor.rstrip("=")):
+        altered = f"{cursor[:place]}{'A' if character != 'A' else 'B'}{cursor[place + 1 :]}"
+        with pytest.raises(Rejected, match="the cursor is damaged"):
+            await ask(bench, [live], limit=2, cursor=altered)
+    assert (await ask(bench, [live], limit=2, cursor=cursor)).hits
+
+
 async def test_cursor_of_a_version_that_is_gone_names_those_that_are_kept(bench: Bench) -> None:
     live = await fill(bench)
     cursor = (await ask(bench, [live])).next

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import itertools
 import signal
@@ -17,6 +18,7 @@ from tests.server.conftest import Running, write_project
 
 from flowbed.bed import aopen
 from flowbed.errors import Damaged
+from flowbed.records.precomputed import PrecomputedRows
 from flowbed.records.serving import Caller
 
 if TYPE_CHECKING:
@@ -305,12 +307,29 @@ def test_write_into_a_collection_of_a_source_leaves_its_rows(tmp_path: Path) -> 
         assert status == 400
         status, answer = peer.call("DELETE", "collections/docs")
         assert status == 400
-        assert "source" in answer["message"]
+        assert "flowbed run NAME --allow-deletes" in answer["message"]
+        assert "flowbed import" not in answer["message"]
         assert peer.call("POST", f"collections/{id_}/add", {"ids": ["mine"], "embeddings": [UNIT]})[0] == 201
         assert peer.call("GET", f"collections/{id_}/count") == (200, 21)
         assert contents(peer, id_)["docs#d3#00000"][0] == "sentence 3"
         running.wait(running.service.bed.run())  # type: ignore[attr-defined]
         assert peer.call("GET", f"collections/{id_}/count") == (200, 21)
+    finally:
+        running.close()
+
+
+def test_delete_of_an_imported_collection_says_how_its_rows_are_deleted(tmp_path: Path) -> None:
+    """It has no source that could be removed."""
+    running, peer = served(tmp_path / "imported", ON.format("committed"))
+    try:
+        rows = PrecomputedRows(ids=["a", "b"], vectors=[UNIT, UNIT])
+        running.wait(asyncio.wait_for(running.service.bed.write_rows("taken", rows), 30))
+        status, answer = peer.call("DELETE", "collections/taken")
+        assert status == 400
+        assert "delete the rows that came with their vectors (`flowbed import`" in answer["message"]
+        _, taken = peer.call("GET", "collections/taken")
+        assert peer.call("POST", f"collections/{taken['id']}/delete", {"ids": ["a", "b"]})[0] == 200
+        assert peer.call("GET", f"collections/{taken['id']}/count") == (200, 0)
     finally:
         running.close()
 

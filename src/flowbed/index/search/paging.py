@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MOST = 1_000
 # Bytes of the digest of a name: among 10,000 candidates and 1,000 names, two are equal once in 28 million searches.
 DIGEST = 6
+# Bytes of the digest of a cursor, by which one that was altered is noticed.
+SEAL = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +53,12 @@ def read_cursor(cursor: str | None, search: str, *, now: float) -> Page:
     """Read a cursor of the search with this digest; without one, return the beginning of a search at `now`.
 
     Raises:
-        Rejected: it is damaged, or of another search.
+        Rejected: it is damaged or altered, or of another search.
     """
     if cursor is None:
         return Page(now=now)
     try:
-        head, _, names = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).partition(b"\0")
+        head, _, names = _unsealed(cursor).partition(b"\0")
         fields = orjson.loads(head)
         versions = {str(name): int(version) for name, version in fields["versions"].items()}
         of, now = fields["search"], float(fields["now"])
@@ -78,4 +80,17 @@ def write_cursor(
     if len(shown) >= MOST:
         return None
     head = orjson.dumps({"versions": dict(versions), "search": search, "now": page.now})
-    return base64.urlsafe_b64encode(b"\0".join([head, b"".join(sorted(shown))])).decode()
+    body = b"\0".join([head, b"".join(sorted(shown))])
+    return base64.urlsafe_b64encode(_seal(body) + body).decode()
+
+
+def _unsealed(cursor: str) -> bytes:
+    sealed = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
+    # Bits of the last character that say nothing may be altered too.
+    if _seal(sealed[SEAL:]) != sealed[:SEAL] or base64.urlsafe_b64encode(sealed) != cursor.encode():
+        raise ValueError("it is not as it was written")
+    return sealed[SEAL:]
+
+
+def _seal(body: bytes) -> bytes:
+    return hashlib.sha256(body).digest()[:SEAL]

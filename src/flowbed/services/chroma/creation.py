@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected, Transient
 from flowbed.records.names import is_store
-from flowbed.records.precomputed import PrecomputedRows
+from flowbed.records.precomputed import PrecomputedRows, precomputed_source
 from flowbed.services.chroma.collections import KEY, CollectionSettings, read_settings
 
 if TYPE_CHECKING:
@@ -108,18 +108,28 @@ class CreationService:
         Raises:
             Forbidden: the caller may not write, or its key may not use the model of the collection.
             NotFound: there is none.
-            Rejected: it is one that the project's sources fill.
+            Rejected: it is one that the project filled; the message says how its rows are deleted.
         """
         self._writes.require_writer(caller)
         found = await self._directory.named(name)
         self._rows.require_model(caller, found)
         if not found.settings.created:
-            raise Rejected(
-                f"Collection [{name}] is filled by the project, not by a client: remove its source from flowbed.toml"
-                " instead"
-            )
+            raise Rejected(await self._why_kept(name))
         await self._writes.clear(found)
         await self._save(name, lambda before: replace(before, deleted=True, revision=before.revision + 1))
+
+    async def _why_kept(self, name: str) -> str:
+        """Say why a client cannot delete a collection that none created, and what deletes its rows."""
+        said = f"Collection [{name}] was filled by the project, so a client cannot delete it"
+        of_sources = (
+            "`flowbed sources remove NAME` and `flowbed run NAME --allow-deletes` remove what its source gave"
+        )
+        if await self._bed.ledger.documents.count(precomputed_source(name)):
+            return (
+                f"{said}: delete the rows that came with their vectors (`flowbed import`, deltas) by their ids or a"
+                f" filter, with collection.delete(...); where a source also fills it, {of_sources}"
+            )
+        return f"{said}: {of_sources}"
 
     async def _save(self, name: str, change: Callable[[CollectionSettings], CollectionSettings]) -> None:
         """Change the stored settings of a collection in one conditional step."""
