@@ -16,6 +16,7 @@ from tests.support.counting import CountingProcess
 import flowbed
 from flowbed import telemetry
 from flowbed.blocking import Blocking
+from flowbed.wiring.models import Embedders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +54,33 @@ def test_open_add_run_and_search_work_without_async(docs: Path, tmp_path: Path) 
         assert set(bed.compact()) == {"handbook"}
         assert bed.dead_letters() == []
         assert bed.retry_dead_letters() == 0
+    bed.close()
+
+
+def test_close_failing_model_leaves_no_ledger_and_no_thread_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failure is raised, and everything else is closed."""
+    ended: list[str] = []
+
+    async def failing(_: Embedders) -> None:
+        raise OSError("the model cannot be closed")
+
+    bed = flowbed.open(tmp_path / "project")
+    ledger = type(bed._bed.ledger)
+    close = ledger.close
+
+    async def noted(each: Any) -> None:
+        await close(each)
+        ended.append("ledger")
+
+    monkeypatch.setattr(ledger, "close", noted)
+    monkeypatch.setattr(Embedders, "close", failing)
+    with pytest.raises(OSError, match="cannot be closed"):
+        bed.close()
+    assert ended == ["ledger"]
+    assert bed._loop.is_closed()
+    assert not bed._thread.is_alive()
     bed.close()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections import deque
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
@@ -13,16 +15,17 @@ import stamina
 from tests.server.conftest import write_project
 
 from flowbed.bed import aopen
-from flowbed.errors import NotFound, Rejected
+from flowbed.errors import NotFound, Rejected, Transient
 from flowbed.ledger import KeyRow
 from flowbed.ledger.vector_stores import DAY, VectorStoreRow, Window
 from flowbed.records.serving import Caller
 from flowbed.records.written import documents_source
 from flowbed.services.files import FileDescription
 from flowbed.services.service import open_service
+from flowbed.services.vector_stores import processing
 from flowbed.services.vector_stores.attached import Attachment
 from flowbed.services.vector_stores.deaths import DEATHS_MOST, note_death
-from flowbed.services.vector_stores.processing import Worked
+from flowbed.services.vector_stores.processing import StoreProcessing, Worked
 from flowbed.services.vector_stores.searching import StoreQuery
 from flowbed.services.vector_stores.stage import VectorStoreWork
 from flowbed.services.vector_stores.stores import StoreChange, StoreDescription
@@ -118,6 +121,35 @@ async def test_attributes_changed_are_filtered_by_without_a_call_of_the_provider
             for value, found in (("old", []), ("new", ["one text"])):
                 filters = {"type": "eq", "key": "state", "value": value}
                 assert await stores.find("one text", filters=filters) == found
+
+
+async def test_store_worked_on_is_still_held_after_a_renewal_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else another process would take it over while this one goes on."""
+    again, times = asyncio.Event(), itertools.count(1)
+    async with opened(tmp_path) as stores:
+        rows = type(stores.service.bed.ledger.vector_stores)
+        hold, work = rows.hold, StoreProcessing._work
+
+        async def failing_once(*given: Any, **how: Any) -> VectorStoreRow | None:
+            time = next(times)
+            if time == 2:
+                raise Transient("the ledger cannot be reached")
+            if time == 3:
+                again.set()
+            return await hold(*given, **how)
+
+        async def slow(*given: Any) -> bool:
+            await asyncio.wait_for(again.wait(), 60)
+            return await work(*given)
+
+        monkeypatch.setattr(rows, "hold", failing_once)
+        monkeypatch.setattr(StoreProcessing, "_work", slow)
+        monkeypatch.setattr(processing, "LEASE_SECONDS", 0.03)
+        await stores.attach("one text")
+        assert await stores.work()
+        assert await stores.statuses() == ["completed"]
 
 
 @pytest.fixture

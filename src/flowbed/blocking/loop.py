@@ -47,8 +47,10 @@ class Loop:
     def close(self) -> None:
         """Close files, databases and the thread. Closing twice is allowed."""
         if not self._loop.is_closed():
-            self._wait(self._bed.close())
-            self._stop()
+            try:
+                self._wait(self._bed.close())
+            finally:
+                self._stop()
 
     def _wait(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         if self._loop.is_closed():

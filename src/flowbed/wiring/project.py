@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from flowbed import settings
@@ -74,10 +75,11 @@ class OpenProject:
         gone: Any = Closed()
         self._store = self._ledger = self._datasets = self._embedders = gone
         self._searcher = self._reader = gone
-        await embedders.close()
-        if searcher is not None:
-            await searcher.aclose()
-        await ledger.close()
+        async with AsyncExitStack() as closing:  # each is closed, whatever happens to the others
+            closing.push_async_callback(ledger.close)
+            if searcher is not None:
+                closing.push_async_callback(searcher.aclose)
+            await embedders.close()
 
     @property
     def model(self) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from flowbed.chunking import Rules
-from flowbed.errors import Exhausted, Misconfigured
+from flowbed.errors import Error, Exhausted, Misconfigured
 from flowbed.ledger.vector_stores import COMPLETED, FAILED
 from flowbed.pipeline import ConfiguredSource
 from flowbed.records.written import WrittenDocument, documents_source
@@ -123,7 +123,10 @@ class StoreProcessing:
     async def _beat(self, store: str) -> None:
         while True:
             await asyncio.sleep(LEASE_SECONDS / 3)
-            await self._hold(store)
+            try:
+                await self._hold(store)
+            except Error as error:  # there is time for another try before the hold runs out
+                log.warning("vector store %s could not be held on to, will try again: %s", store, error)
 
     async def _work(self, store: VectorStoreRow, rows: Sequence[VectorStoreFileRow]) -> bool:
         """Do the work of some files; return whether all of it is done."""
