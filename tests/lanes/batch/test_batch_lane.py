@@ -13,6 +13,7 @@ from flowbed import telemetry
 from flowbed.errors import Misconfigured, NotFound
 from flowbed.testing.index import contents_of, differences
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running
+from flowbed.wiring import process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -244,14 +245,15 @@ async def test_cancel_keeps_the_results_that_exist(folder: Path, provider: tuple
 
 
 async def test_run_submission_past_its_deadline_is_embedded_now(
-    folder: Path, provider: tuple[Simulator, str]
+    folder: Path, provider: tuple[Simulator, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Past the deadline the job is cancelled, and that run embeds the texts without a result."""
     simulator, _ = provider
     simulator.order(Fault(kind="stuck", calls=(1,)))
     async with await flowbed.aopen(folder) as bed:
-        await bed.run(lane="batch", deadline=0.3)
-        await asyncio.sleep(0.4)
+        await bed.run(lane="batch", deadline=3600)
+        now = process.now
+        monkeypatch.setattr(process, "now", lambda: now() + 3_601_000_000)
         await bed.run()
         await bed.run()
         assert await statuses(bed) == {"SUCCESS": PAGES + 1}
