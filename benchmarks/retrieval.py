@@ -121,6 +121,18 @@ async def through_index(
     return found
 
 
+async def nearest_rows(
+    project: Path, queries: NDArray[np.float32], *, limit: int, exact: bool
+) -> list[list[str]]:
+    """Return the ids of the rows nearest to each query, through the vector index or by comparing all."""
+    datasets, live = await _opened(project)
+    found = []
+    for vector in queries:
+        answer = await search(vector, [live], datasets=datasets, limit=limit, exact=exact)
+        found.append([hit.id for hit in answer.hits])
+    return found
+
+
 async def stored(project: Path) -> tuple[NDArray[np.float32], list[str]]:
     """Return every vector in the index, and the document of each."""
     datasets, live = await _opened(project)
