@@ -109,14 +109,12 @@ async def query_vectors(project: Path, texts: Sequence[str]) -> NDArray[np.float
     return (await embedder.embed(texts, purpose="query")).vectors
 
 
-async def through_index(
-    project: Path, queries: Mapping[str, NDArray[np.float32]], *, depth: int = DEPTH
-) -> dict[str, list[str]]:
-    """Rank the best `depth` documents through the vector index, even with few rows."""
+async def through_index(project: Path, queries: Mapping[str, NDArray[np.float32]]) -> dict[str, list[str]]:
+    """Rank the best `DEPTH` documents through the vector index, even with few rows."""
     datasets, live = await _opened(project)
     found = {}
     for name, vector in queries.items():
-        answer = await search(vector, [live], datasets=datasets, limit=depth, unit="document", exact=False)
+        answer = await search(vector, [live], datasets=datasets, limit=DEPTH, unit="document", exact=False)
         found[name] = [str(hit.metadata["document"]) for hit in answer.hits]
     return found
 
