@@ -427,7 +427,7 @@ async def test_files_of_every_kind_are_read_or_say_why_not(tmp_path: Path) -> No
         assert letters == []
 
 
-async def test_files_at_which_workers_die_again_and_again_have_failed_and_the_store_goes_on(
+async def test_files_that_keep_killing_workers_fail_and_the_store_goes_on(
     tmp_path: Path,
 ) -> None:
     """Their owner is told, instead of waiting for ever; deaths between which the store got on do not count."""

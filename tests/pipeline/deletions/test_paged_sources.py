@@ -79,9 +79,7 @@ def names(project: Project) -> str:
     return "".join(sorted(key.split("#")[1] for key in project.documents("log")))
 
 
-async def test_run_document_that_cannot_be_read_is_a_dead_letter_until_its_source_is_retried(
-    project: Project, log: Log
-) -> None:
+async def test_run_unreadable_document_is_a_dead_letter_until_retried(project: Project, log: Log) -> None:
     """The cursor moves on past it, its reason stays where failures are, and a retry lists the source again."""
     async with await project.open() as bed:
         await bed.add("log", kind="log", location="log://x")
@@ -124,7 +122,7 @@ async def test_run_document_that_is_read_or_gone_later_has_no_dead_letter(
         assert [(letter.subject, letter.attempts) for letter in await bed.dead_letters()] == [("f", 2)]
 
 
-async def test_run_that_is_complete_for_a_part_deletes_there_and_what_is_gone_elsewhere(
+async def test_run_partly_complete_listing_deletes_only_in_that_part_and_what_is_gone(
     project: Project, log: Log
 ) -> None:
     """It does not say that the source is empty, and keeps dead letters of the other parts."""

@@ -257,7 +257,7 @@ async def reset(place: Place, project: Project) -> AsyncIterator[Reset]:
         yield found
 
 
-async def test_run_killed_in_a_listing_from_the_beginning_notices_later_what_was_deleted_before(
+async def test_run_killed_during_a_full_listing_still_finds_earlier_deletions(
     reset: Reset,
 ) -> None:
     reset.place.delete()

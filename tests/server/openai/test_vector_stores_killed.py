@@ -191,7 +191,7 @@ def await_requests(simulator: Simulator, number: int, *, seconds: float) -> None
     ],
     ids=["short", "long"],
 )
-def test_file_batch_workers_and_server_killed_meanwhile_completes_and_finds_each_file(
+def test_file_batch_after_kills_of_workers_and_server_finds_each_file(
     tmp_path: Path,
     serve: Callable[..., ServerProcess],
     workers: Workers,
